@@ -1,0 +1,57 @@
+//! The control plane's configuration file, `/etc/kubernetes/control-plane.yaml`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// What the provisioner tells a control plane. Strict: an unknown field is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The address that clients and nodes reach this API server at; also the one it listens on.
+    pub advertise_address: IpAddr,
+    /// The TCP port of the API.
+    pub port: u16,
+    /// Where service addresses come from; the first one is the API's own.
+    pub service_network: Ipv4Net,
+    /// The cluster DNS's service address.
+    pub dns_address: Ipv4Addr,
+    /// The DNS domain of the cluster, such as `cluster.local`.
+    pub cluster_domain: String,
+    /// Where pod addresses come from; each node gets a part of `node_prefix` bits.
+    pub pod_network: Ipv4Net,
+    /// The prefix length of a node's part of the pod network.
+    pub node_prefix: u8,
+    /// First and last address that services of type LoadBalancer are given.
+    pub load_balancer_range: (Ipv4Addr, Ipv4Addr),
+    /// First and last node port.
+    pub node_port_range: (u16, u16),
+    /// Where the store lives.
+    pub data_directory: PathBuf,
+    /// Certificates and keys.
+    pub pki: Pki,
+}
+
+/// Where the control plane's certificates and keys are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pki {
+    /// The cluster's certificate authority.
+    pub ca_certificate: PathBuf,
+    /// Its key: signs what the certificates API is asked for.
+    pub ca_key: PathBuf,
+    /// The API server's serving certificate.
+    pub serving_certificate: PathBuf,
+    /// Its key.
+    pub serving_key: PathBuf,
+    /// The certificate that the API server shows to node agents.
+    pub kubelet_client_certificate: PathBuf,
+    /// Its key.
+    pub kubelet_client_key: PathBuf,
+    /// The P-256 key (PKCS #8 PEM) that signs service account tokens.
+    pub service_account_key: PathBuf,
+}

@@ -1,0 +1,142 @@
+//! The one retry helper and the one way to wait for a condition.
+
+use std::fmt::{Debug, Display};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::names::Random;
+
+/// How long to wait between attempts.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// The wait after the first failure.
+    pub first: Duration,
+    /// The longest wait.
+    pub most: Duration,
+    /// How the wait grows with each failure.
+    pub factor: f64,
+    /// The share of each wait that is drawn at random, from 0.0 to 1.0.
+    pub jitter: f64,
+}
+
+impl Backoff {
+    /// From 10 ms to 1 s: for something that is about to be there.
+    pub const QUICK: Self =
+        Self { first: Duration::from_millis(10), most: Duration::from_secs(1), factor: 1.6, jitter: 0.2 };
+    /// From 200 ms to 30 s: for something that may be away for long.
+    pub const PATIENT: Self =
+        Self { first: Duration::from_millis(200), most: Duration::from_secs(30), factor: 2.0, jitter: 0.2 };
+
+    /// Returns the wait before attempt `failures + 1`.
+    #[must_use]
+    pub fn delay(&self, failures: u32, random: &Random) -> Duration {
+        let grown = self.first.as_secs_f64() * self.factor.powi(i32::try_from(failures.min(64)).unwrap_or(64));
+        let capped = grown.min(self.most.as_secs_f64());
+        Duration::from_secs_f64(capped * (1.0 - self.jitter * random.fraction()))
+    }
+}
+
+/// What an attempt says of going on.
+#[derive(Debug)]
+pub enum Attempt<T, E> {
+    /// It is done.
+    Done(T),
+    /// Not yet; the text is the last state seen and ends up in the error.
+    Again(String),
+    /// It cannot succeed; waiting longer would not help.
+    Fatal(E),
+}
+
+/// Why a wait ended without success.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError<E: Display + Debug> {
+    /// The deadline passed.
+    #[error("gave up after {after:?} waiting for {what}; last seen: {last}")]
+    Deadline {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        after: Duration,
+        /// The last state that an attempt reported.
+        last: String,
+    },
+    /// An attempt failed for good.
+    #[error("waiting for {what}: {error}")]
+    Fatal {
+        /// What was waited for.
+        what: String,
+        /// The failure.
+        error: E,
+    },
+}
+
+/// Calls `attempt` until it is done, fails for good, or `deadline` has passed.
+///
+/// # Errors
+/// [`WaitError`] names what was waited for and the last state seen.
+pub async fn until<T, E, F>(
+    what: &str,
+    deadline: Duration,
+    backoff: Backoff,
+    clock: &dyn Clock,
+    random: &Random,
+    mut attempt: F,
+) -> Result<T, WaitError<E>>
+where
+    E: Display + Debug,
+    F: AsyncFnMut() -> Attempt<T, E>,
+{
+    let mut last = String::from("nothing yet");
+    let mut failures = 0;
+    let out_of_time = clock.after(deadline);
+    tokio::pin!(out_of_time);
+    loop {
+        tokio::select! {
+            biased;
+            outcome = attempt() => match outcome {
+                Attempt::Done(value) => return Ok(value),
+                Attempt::Fatal(error) => return Err(WaitError::Fatal { what: what.into(), error }),
+                Attempt::Again(seen) => last = seen,
+            },
+            () = &mut out_of_time => {
+                return Err(WaitError::Deadline { what: what.into(), after: deadline, last });
+            }
+        }
+        tokio::select! {
+            () = clock.after(backoff.delay(failures, random)) => failures += 1,
+            () = &mut out_of_time => {
+                return Err(WaitError::Deadline { what: what.into(), after: deadline, last });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn a_deadline_carries_the_last_state_seen() {
+        let error = until::<(), String, _>(
+            "the moon",
+            Duration::from_millis(20),
+            Backoff { first: Duration::from_millis(1), ..Backoff::QUICK },
+            &SystemClock,
+            &Random::seeded(1),
+            async || Attempt::Again("half".into()),
+        )
+        .await
+        .unwrap_err();
+        assert!(error.to_string().ends_with("waiting for the moon; last seen: half"), "{error}");
+    }
+
+    #[test]
+    fn the_wait_grows_up_to_its_bound() {
+        let random = Random::seeded(1);
+        let backoff = Backoff { jitter: 0.0, ..Backoff::QUICK };
+        assert_eq!(backoff.delay(0, &random), Duration::from_millis(10));
+        assert_eq!(backoff.delay(1, &random), Duration::from_millis(16));
+        assert_eq!(backoff.delay(1000, &random), Duration::from_secs(1));
+    }
+}
