@@ -59,7 +59,8 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         {
             let mut now = self.now.lock();
-            *now = now.saturating_add(jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX))
+            *now = now
+                .saturating_add(jiff::SignedDuration::try_from(by).unwrap_or(jiff::SignedDuration::MAX))
                 .unwrap_or(Timestamp::MAX);
         }
         self.moved.send_replace(());

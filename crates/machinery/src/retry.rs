@@ -30,7 +30,8 @@ impl Backoff {
     /// Returns the wait before attempt `failures + 1`.
     #[must_use]
     pub fn delay(&self, failures: u32, random: &Random) -> Duration {
-        let grown = self.first.as_secs_f64() * self.factor.powi(i32::try_from(failures.min(64)).unwrap_or(64));
+        let grown =
+            self.first.as_secs_f64() * self.factor.powi(i32::try_from(failures.min(64)).unwrap_or(64));
         let capped = grown.min(self.most.as_secs_f64());
         Duration::from_secs_f64(capped * (1.0 - self.jitter * random.fraction()))
     }

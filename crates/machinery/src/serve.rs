@@ -68,14 +68,21 @@ pub async fn serve<S, B>(
                 Err(_) => return tracing::debug!(%address, "TLS handshake timed out"),
             };
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let peer =
-                Peer { address, certificates: certificates.iter().map(|one| one.clone().into_owned()).collect() };
+            let peer = Peer {
+                address,
+                certificates: certificates.iter().map(|one| one.clone().into_owned()).collect(),
+            };
             let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(peer.clone());
                 service.clone().oneshot(request)
             });
             let mut server = auto::Builder::new(TokioExecutor::new());
-            server.http1().max_buf_size(64 * 1024).http2().max_concurrent_streams(1000).max_header_list_size(64 * 1024);
+            server
+                .http1()
+                .max_buf_size(64 * 1024)
+                .http2()
+                .max_concurrent_streams(1000)
+                .max_header_list_size(64 * 1024);
             if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
                 tracing::debug!(%address, %error, "connection ended");
             }

@@ -89,7 +89,10 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 ///
 /// # Errors
 /// When key and chain do not match or an authority is not usable.
-pub fn server(identity: Identity, client_authorities: &[CertificateDer<'static>]) -> Result<ServerConfig, Error> {
+pub fn server(
+    identity: Identity,
+    client_authorities: &[CertificateDer<'static>],
+) -> Result<ServerConfig, Error> {
     let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -113,7 +116,10 @@ pub fn server(identity: Identity, client_authorities: &[CertificateDer<'static>]
 ///
 /// # Errors
 /// When key and chain do not match or an authority is not usable.
-pub fn client(authorities: &[CertificateDer<'static>], identity: Option<Identity>) -> Result<ClientConfig, Error> {
+pub fn client(
+    authorities: &[CertificateDer<'static>],
+    identity: Option<Identity>,
+) -> Result<ClientConfig, Error> {
     let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -447,7 +447,12 @@ pub struct ExecOutput {
 pub trait SandboxNetwork: Send + Sync + 'static {
     /// Connects the network namespace at `netns` and returns the pod's addresses. Repeatable: a second call
     /// for the same id gives the same addresses.
-    async fn attach(&self, sandbox_id: &str, netns: &std::path::Path, config: &SandboxConfig) -> Result<Vec<IpAddr>>;
+    async fn attach(
+        &self,
+        sandbox_id: &str,
+        netns: &std::path::Path,
+        config: &SandboxConfig,
+    ) -> Result<Vec<IpAddr>>;
 
     /// Takes the connection away and frees the addresses. Succeeds when there is none.
     async fn detach(&self, sandbox_id: &str) -> Result<()>;
