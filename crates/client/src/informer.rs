@@ -313,8 +313,7 @@ impl<K: Resource> Inner<K> {
         let mut cache = self.cache.write();
         let old = cache.objects.get(&key).cloned();
         if let Some(old) = &old {
-            if old.meta().resource_version == new.meta().resource_version
-                && old.meta().uid == new.meta().uid
+            if old.meta().resource_version == new.meta().resource_version && old.meta().uid == new.meta().uid
             {
                 return None;
             }

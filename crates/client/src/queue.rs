@@ -17,12 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// The waits of a key that fails again and again.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(5),
-    most: Duration::from_secs(300),
-    factor: 2.0,
-    jitter: 0.0,
-};
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(5), most: Duration::from_secs(300), factor: 2.0, jitter: 0.0 };
 
 /// A queue of keys. Cloning shares it.
 pub struct WorkQueue<T>(Arc<Shared<T>>);

@@ -61,13 +61,8 @@ impl Informers {
     {
         let stop = self.tasks.token().child_token();
         let informer = Informer::new(stop.clone().drop_guard());
-        let reflecting = reflect::run(
-            api,
-            selection,
-            informer.downgrade(),
-            self.clock.clone(),
-            self.random.clone(),
-        );
+        let reflecting =
+            reflect::run(api, selection, informer.downgrade(), self.clock.clone(), self.random.clone());
         self.tasks.spawn("informer", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
