@@ -34,7 +34,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Every pod address of the node is taken.
-    #[error("no free address in {cidr}: all {used} are in use; delete pods or give nodes a larger pod network")]
+    #[error(
+        "no free address in {cidr}: all {used} are in use; delete pods or give nodes a larger pod network"
+    )]
     Exhausted {
         /// The node's pod network.
         cidr: Ipv4Net,
