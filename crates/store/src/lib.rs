@@ -4,6 +4,14 @@
 //! compare-and-set on a key's revision and is durable when it is acknowledged. This crate does not know
 //! what a Pod is: keys are paths, values are bytes.
 
+mod embedded;
+mod hub;
+mod memory;
+mod undo;
+
+pub use embedded::{EmbeddedStore, Options};
+pub use memory::MemoryStore;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
