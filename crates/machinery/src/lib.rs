@@ -10,5 +10,7 @@ pub mod log;
 pub mod names;
 pub mod retry;
 pub mod serve;
+#[cfg(target_os = "linux")]
+pub mod service;
 pub mod tasks;
 pub mod tls;
