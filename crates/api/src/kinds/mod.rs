@@ -1,0 +1,27 @@
+//! What is special about each kind: one file a kind, or a few that belong together.
+//!
+//! A file exports `describe(&mut Kind)`, which sets the strategy, the selectable fields and the table of its
+//! kind; the list below says which file speaks for which kind. What is not listed is generic.
+
+mod fields;
+
+use crate::registry::Kind;
+
+/// Completes the descriptor of a kind whose facts are read.
+pub(crate) fn describe(kind: &mut Kind) {
+    fields::describe(kind);
+    kind.strategy.generation = generation(kind);
+}
+
+/// Whether `metadata.generation` counts changes of the kind's desired state.
+fn generation(kind: &Kind) -> bool {
+    match kind.group.as_ref() {
+        "apps" => kind.kind != "ControllerRevision",
+        "" => matches!(kind.kind.as_ref(), "Pod" | "ReplicationController"),
+        "batch" | "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "policy" | "flowcontrol.apiserver.k8s.io" => true,
+        "networking.k8s.io" => matches!(kind.kind.as_ref(), "Ingress" | "IngressClass" | "NetworkPolicy"),
+        "discovery.k8s.io" => true,
+        "resource.k8s.io" => matches!(kind.kind.as_ref(), "DeviceClass" | "ResourceSlice"),
+        _ => false,
+    }
+}
