@@ -175,7 +175,9 @@ pub fn quote(text: &str) -> String {
             '\u{8}' => quoted.push_str("\\b"),
             '\u{b}' => quoted.push_str("\\v"),
             '\u{c}' => quoted.push_str("\\f"),
-            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => {
+                quoted.push_str(&format!("\\x{:02x}", u32::from(c)))
+            }
             c => quoted.push(c),
         }
     }
@@ -229,8 +231,11 @@ impl Errors {
     /// Adds "Unsupported value" with the values that are supported, in the given order.
     pub fn not_supported(&mut self, field: &Path, value: impl Into<Value>, supported: &[&str]) {
         let quoted: Vec<String> = supported.iter().map(|value| quote(value)).collect();
-        let detail =
-            if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        let detail = if quoted.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", quoted.join(", "))
+        };
         self.push(Error::new(Kind::NotSupported, field, value.into(), detail));
     }
 

@@ -181,7 +181,10 @@ mod tests {
         let registry = builtin();
         for (a, b) in [
             (("", "v1", "events"), ("events.k8s.io", "v1", "events")),
-            (("autoscaling", "v1", "horizontalpodautoscalers"), ("autoscaling", "v2", "horizontalpodautoscalers")),
+            (
+                ("autoscaling", "v1", "horizontalpodautoscalers"),
+                ("autoscaling", "v2", "horizontalpodautoscalers"),
+            ),
         ] {
             let a = registry.resource(a.0, a.1, a.2).unwrap();
             let b = registry.resource(b.0, b.1, b.2).unwrap();

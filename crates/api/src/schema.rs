@@ -190,7 +190,10 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
 #[must_use]
 pub fn of_kind(group: &str, version: &str, kind: &str) -> Option<&'static Definition> {
     tables().definitions.iter().find(|definition| {
-        definition.kinds.iter().any(|known| known.kind == kind && known.version == version && known.group == group)
+        definition
+            .kinds
+            .iter()
+            .any(|known| known.kind == kind && known.version == version && known.group == group)
     })
 }
 

@@ -165,7 +165,8 @@ impl Status {
     /// The object does not exist.
     #[must_use]
     pub fn not_found(resource: Resource<'_>, name: &str) -> Self {
-        Self::new(404, Reason::NotFound, format!("{resource} {} not found", quote(name))).about(resource, name)
+        Self::new(404, Reason::NotFound, format!("{resource} {} not found", quote(name)))
+            .about(resource, name)
     }
 
     /// Nothing is served at this path or resource.
@@ -230,9 +231,9 @@ impl Status {
     #[must_use]
     pub fn apply_conflict(message: impl Into<String>, causes: Vec<(String, String)>) -> Self {
         let status = Self::new(409, Reason::Conflict, message);
-        causes.into_iter().fold(status, |status, (message, field)| {
-            status.cause("FieldManagerConflict", message, &field)
-        })
+        causes
+            .into_iter()
+            .fold(status, |status, (message, field)| status.cause("FieldManagerConflict", message, &field))
     }
 
     /// The object breaks the rules of its kind. `kind` is the kind's name, not the resource's.
@@ -245,7 +246,9 @@ impl Status {
             text += &errors.joined();
         }
         let status = Self::new(422, Reason::Invalid, text).about(Resource { group, name: kind }, name);
-        errors.iter().fold(status, |status, error| status.cause(error.kind.reason(), error.body(), &error.field))
+        errors
+            .iter()
+            .fold(status, |status, error| status.cause(error.kind.reason(), error.body(), &error.field))
     }
 
     /// The client is known but may not do this.
@@ -357,7 +360,8 @@ impl Status {
     /// The eviction would break a disruption budget.
     #[must_use]
     pub fn disruption_budget(budget: &str, needed: i64, healthy: i64) -> Self {
-        let cause = format!("The disruption budget {budget} needs {needed} healthy pods and has {healthy} currently");
+        let cause =
+            format!("The disruption budget {budget} needs {needed} healthy pods and has {healthy} currently");
         Self::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0).cause(
             "DisruptionBudget",
             cause,

@@ -21,8 +21,8 @@ fn main() -> Result<()> {
 
 fn facts(directory: &Path) -> Result<()> {
     let source = directory.join("swagger.json");
-    let swagger: serde_json::Value =
-        serde_json::from_slice(&fs_err::read(&source)?).with_context(|| format!("parsing {}", source.display()))?;
+    let swagger: serde_json::Value = serde_json::from_slice(&fs_err::read(&source)?)
+        .with_context(|| format!("parsing {}", source.display()))?;
     let target = target();
     fs_err::create_dir_all(&target)?;
     let kinds = kinds::extract(&swagger)?;

@@ -37,7 +37,10 @@ pub(crate) fn render(swagger: &Value) -> Result<String> {
 }
 
 fn kinds_of(definition: &Value) -> Vec<&Value> {
-    definition["x-kubernetes-group-version-kind"].as_array().map(|list| list.iter().collect()).unwrap_or_default()
+    definition["x-kubernetes-group-version-kind"]
+        .as_array()
+        .map(|list| list.iter().collect())
+        .unwrap_or_default()
 }
 
 fn stable_kind(kind: &Value) -> bool {

@@ -28,8 +28,12 @@ pub(super) fn describe(kind: &mut Kind) {
         ("", "ReplicationController") | ("apps", "ReplicaSet") => {
             vec![SelectableField::path_or("status.replicas", "0")]
         }
-        ("batch", "Job") => vec![SelectableField::function("status.successful", |job| plain(&job["status"]["succeeded"]))],
-        ("certificates.k8s.io", "CertificateSigningRequest") => vec![SelectableField::path("spec.signerName")],
+        ("batch", "Job") => {
+            vec![SelectableField::function("status.successful", |job| plain(&job["status"]["succeeded"]))]
+        }
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            vec![SelectableField::path("spec.signerName")]
+        }
         ("resource.k8s.io", "ResourceSlice") => {
             vec![SelectableField::path("spec.nodeName"), SelectableField::path("spec.driver")]
         }
@@ -57,7 +61,10 @@ fn event(object: &'static str, renamed: bool) -> Vec<SelectableField> {
     let mut fields = vec![SelectableField::path("reason"), SelectableField::path("type")];
     for part in ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"] {
         let path = format!("{object}.{part}");
-        fields.push(SelectableField { label: path.clone().into(), read: crate::registry::Read::Path(path.into()) });
+        fields.push(SelectableField {
+            label: path.clone().into(),
+            read: crate::registry::Read::Path(path.into()),
+        });
     }
     fields.push(SelectableField::path("reportingComponent"));
     fields.push(if renamed {

@@ -18,7 +18,11 @@ fn generation(kind: &Kind) -> bool {
     match kind.group.as_ref() {
         "apps" => kind.kind != "ControllerRevision",
         "" => matches!(kind.kind.as_ref(), "Pod" | "ReplicationController"),
-        "batch" | "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "policy" | "flowcontrol.apiserver.k8s.io" => true,
+        "batch"
+        | "admissionregistration.k8s.io"
+        | "apiextensions.k8s.io"
+        | "policy"
+        | "flowcontrol.apiserver.k8s.io" => true,
         "networking.k8s.io" => matches!(kind.kind.as_ref(), "Ingress" | "IngressClass" | "NetworkPolicy"),
         "discovery.k8s.io" => true,
         "resource.k8s.io" => matches!(kind.kind.as_ref(), "DeviceClass" | "ResourceSlice"),

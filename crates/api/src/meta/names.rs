@@ -56,7 +56,11 @@ pub fn path_segment_errors(text: &str) -> Vec<String> {
     if matches!(text, "." | "..") {
         return vec![format!("may not be '{text}'")];
     }
-    ["/", "%"].iter().filter(|part| text.contains(**part)).map(|part| format!("may not contain '{part}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|part| text.contains(**part))
+        .map(|part| format!("may not contain '{part}'"))
+        .collect()
 }
 
 /// Checks the key of a label: a name, with an optional DNS subdomain and `/` before it.
@@ -70,7 +74,8 @@ pub fn qualified_name_errors(text: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".into());
             } else {
-                errors.extend(dns_subdomain_errors(prefix).into_iter().map(|why| format!("prefix part {why}")));
+                errors
+                    .extend(dns_subdomain_errors(prefix).into_iter().map(|why| format!("prefix part {why}")));
             }
             name
         }
@@ -175,7 +180,11 @@ mod tests {
             ),
             (label_value_errors, vec!["", "a", "A.b_c-1"], vec!["-a", "a b", &long]),
             (path_segment_errors, vec!["system:x", "a b"], vec![".", "a/b", "50%"]),
-            (port_name_errors, vec!["http", "a-1"], vec!["80", "HTTP", "a--b", "-a", "a-very-long-name-x", ""]),
+            (
+                port_name_errors,
+                vec!["http", "a-1"],
+                vec!["80", "HTTP", "a--b", "-a", "a-very-long-name-x", ""],
+            ),
         ] {
             for text in right {
                 assert_eq!(check(text), Vec::<String>::new(), "{text}");

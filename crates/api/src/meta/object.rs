@@ -238,7 +238,9 @@ pub(crate) fn validate_selector(selector: &Value, path: &Path, errors: &mut Erro
 pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("metadata");
     let (new, old) = (&new["metadata"], &old["metadata"]);
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for key in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         if !same(&new[key], &old[key]) {
             errors.invalid(&path.child(key), new[key].clone(), "field is immutable");
         }
@@ -259,4 +261,3 @@ pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
         }
     }
 }
-

@@ -116,6 +116,8 @@ mod tests {
         ScalePaths::REPLICAS.apply(&mut object, &scale);
         assert_eq!(object["spec"]["replicas"], 5);
         scale["spec"]["replicas"] = (-1).into();
-        assert!(ScalePaths::validate(&scale).unwrap_err().message.contains("must be greater than or equal to 0"));
+        assert!(
+            ScalePaths::validate(&scale).unwrap_err().message.contains("must be greater than or equal to 0")
+        );
     }
 }

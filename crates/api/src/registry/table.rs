@@ -72,7 +72,8 @@ impl Column {
 }
 
 /// The first column of every table.
-pub(crate) const NAME: Column = Column::of("Name", "string", "name", "The object's name, unique in its namespace.", 0);
+pub(crate) const NAME: Column =
+    Column::of("Name", "string", "name", "The object's name, unique in its namespace.", 0);
 /// The last column of most tables.
 pub(crate) const AGE: Column = Column::text("Age", "How long ago the object was created.");
 

@@ -2,7 +2,9 @@
 //!
 //! The text is part of this crate, so what is wrong in it is a defect here and not a failure to handle.
 
-use super::{Definition, DefinitionId, Form, GroupVersionKind, ListType, PatchStrategy, Property, Tables, Type};
+use super::{
+    Definition, DefinitionId, Form, GroupVersionKind, ListType, PatchStrategy, Property, Tables, Type,
+};
 
 pub(super) fn parse(text: &'static str) -> Tables {
     let lines = || text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -23,7 +25,8 @@ pub(super) fn parse(text: &'static str) -> Tables {
     }
     for definition in &definitions {
         let first = usize::from(definition.first);
-        properties[first..first + usize::from(definition.count)].sort_unstable_by_key(|property| property.name);
+        properties[first..first + usize::from(definition.count)]
+            .sort_unstable_by_key(|property| property.name);
     }
     definitions.sort_unstable_by_key(|definition| definition.name);
     properties.shrink_to_fit();
@@ -71,14 +74,8 @@ impl Reader {
         let name = words.next().unwrap_or_default();
         let (required, name) = name.strip_prefix('!').map_or((false, name), |name| (true, name));
         let ty = self.ty(words.next().unwrap_or("*"));
-        let mut property = Property {
-            name,
-            ty,
-            required,
-            list: None,
-            atomic_map: false,
-            patch: PatchStrategy::default(),
-        };
+        let mut property =
+            Property { name, ty, required, list: None, atomic_map: false, patch: PatchStrategy::default() };
         for word in words {
             if let Some(list) = word.strip_prefix("list=") {
                 property.list = Some(match list.split_once(':') {
@@ -87,7 +84,8 @@ impl Reader {
                     None => ListType::Atomic,
                 });
             } else if let Some(patch) = word.strip_prefix("patch=") {
-                let (strategies, key) = patch.split_once(':').map_or((patch, None), |(s, key)| (s, Some(key)));
+                let (strategies, key) =
+                    patch.split_once(':').map_or((patch, None), |(s, key)| (s, Some(key)));
                 property.patch = PatchStrategy {
                     merge: strategies.split(',').any(|strategy| strategy == "merge"),
                     retain_keys: strategies.split(',').any(|strategy| strategy == "retainKeys"),

@@ -283,7 +283,8 @@ impl Parser {
             return Ok(requirements);
         }
         loop {
-            requirements.push(self.requirement().map_err(|why| format!("unable to parse requirement: {why}"))?);
+            requirements
+                .push(self.requirement().map_err(|why| format!("unable to parse requirement: {why}"))?);
             match self.next() {
                 Token::End => return Ok(requirements),
                 Token::Comma => {
@@ -328,7 +329,8 @@ impl Parser {
         let mut values = if set { self.set()? } else { vec![self.exact()] };
         for value in &values {
             check(value, "value", &label_value_errors(value))?;
-            if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
+            if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err()
+            {
                 return Err(format!(
                     "values[0]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
                     quote(value)
@@ -395,8 +397,8 @@ fn tokens(text: &str) -> Vec<Token> {
             '!' => Token::Not,
             c => {
                 let mut word = String::from(c);
-                while let Some(c) =
-                    chars.next_if(|c| !c.is_whitespace() && !matches!(c, '(' | ')' | ',' | '>' | '<' | '=' | '!'))
+                while let Some(c) = chars
+                    .next_if(|c| !c.is_whitespace() && !matches!(c, '(' | ')' | ',' | '>' | '<' | '=' | '!'))
                 {
                     word.push(c);
                 }
@@ -440,7 +442,10 @@ mod tests {
             ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
             ("x in a", "unable to parse requirement: found 'a' expected: '('"),
             ("a=b,", "found '', expected: identifier after ','"),
-            ("n>x", "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer"),
+            (
+                "n>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
             ("=a", "unable to parse requirement: found '=', expected: identifier"),
         ] {
             assert_eq!(Selector::parse(text).unwrap_err(), says, "{text}");
@@ -475,9 +480,12 @@ mod tests {
         assert!(!Selector::from_object(&Value::Null).unwrap().matches(&json!({"a": "b"})));
         assert!(Selector::from_object(&json!({})).unwrap().matches(&Value::Null));
         assert!(!Selector::from_map(&json!({})).matches(&json!({"a": "b"})));
-        let selector = json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "Exists"}]});
+        let selector =
+            json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "Exists"}]});
         let selector = Selector::from_object(&selector).unwrap();
         assert_eq!(selector.to_string(), "a=b,c");
-        assert!(Selector::from_object(&json!({"matchExpressions": [{"key": "c", "operator": "Is"}]})).is_err());
+        assert!(
+            Selector::from_object(&json!({"matchExpressions": [{"key": "c", "operator": "Is"}]})).is_err()
+        );
     }
 }
