@@ -1,0 +1,7 @@
+//! End to end: real clusters on this machine, stock clients. Needs root, and what `tests/run` prepares.
+
+mod images;
+mod lab;
+mod registry;
+mod transcript;
+mod tutorial;
