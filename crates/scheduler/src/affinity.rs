@@ -2,26 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
-};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
 
 use crate::node::NodeInfo;
 
 /// Tells whether `spec`'s node selector and required node affinity allow the node.
 pub(crate) fn allows(spec: &PodSpec, node: &NodeInfo) -> bool {
     let labels = node.labels();
-    let selected =
-        spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     let required = spec
         .affinity
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     selected
-        && required.is_none_or(|selector| {
-            selector.node_selector_terms.iter().any(|term| term_matches(term, node))
-        })
+        && required
+            .is_none_or(|selector| selector.node_selector_terms.iter().any(|term| term_matches(term, node)))
 }
 
 /// Sums the weights of the preferred terms that the node matches.
@@ -81,7 +77,8 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         "Exists" => true,
         "Equal" | "" => {
             !key.is_empty()
-                && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+                && toleration.value.as_deref().unwrap_or_default()
+                    == taint.value.as_deref().unwrap_or_default()
         }
         _ => false,
     }
@@ -112,16 +109,18 @@ mod tests {
             (json!({"key": "cores", "operator": "Lt", "values": ["4"]}), false),
             (json!({"key": "zone", "operator": "Gt", "values": ["4"]}), false),
         ] {
-            let spec: PodSpec = serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": {
+            let spec: PodSpec =
+                serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                     {"matchExpressions": [requirement.clone()]}]}}}}))
-            .unwrap();
+                .unwrap();
             assert_eq!(allows(&spec, &node), expect, "{requirement}");
         }
-        let by_name: PodSpec = serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": {
+        let by_name: PodSpec =
+            serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}}))
-        .unwrap();
+            .unwrap();
         assert!(allows(&by_name, &node));
         assert!(!allows(&by_name, &testing::node("n2", json!({}))));
     }

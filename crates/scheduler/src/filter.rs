@@ -119,9 +119,10 @@ fn count_spread(pod: &PodInfo, spread: &Spread, cluster: &Cluster) -> SpreadCoun
 pub(crate) fn is_counted(pod: &PodInfo, spread: &Spread, node: &NodeInfo) -> bool {
     (!spread.honor_affinity || affinity::allows(pod.spec(), node))
         && (!spread.honor_taints || untolerated(pod, node).is_none())
-        && pod.spread.iter().all(|other| {
-            other.required != spread.required || node.labels().contains_key(&other.topology_key)
-        })
+        && pod
+            .spread
+            .iter()
+            .all(|other| other.required != spread.required || node.labels().contains_key(&other.topology_key))
 }
 
 /// Counts the node's pods that the constraint selects.
@@ -139,10 +140,7 @@ pub(crate) fn matching(pod: &PodInfo, spread: &Spread, node: &NodeInfo) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn untolerated<'a>(
-    pod: &PodInfo,
-    node: &'a NodeInfo,
-) -> Option<&'a k8s_openapi::api::core::v1::Taint> {
+fn untolerated<'a>(pod: &PodInfo, node: &'a NodeInfo) -> Option<&'a k8s_openapi::api::core::v1::Taint> {
     node.taints().iter().find(|taint| {
         matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
             && !affinity::tolerated(pod.tolerations(), taint)
@@ -261,7 +259,8 @@ mod tests {
     #[test]
     fn a_node_refuses_a_pod_with_upstreams_words() {
         let node = |extra: Value| {
-            let mut base = json!({"spec": {}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "2"}}});
+            let mut base =
+                json!({"spec": {}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "2"}}});
             for (key, value) in extra.as_object().unwrap() {
                 base[key] = value.clone();
             }
@@ -271,13 +270,21 @@ mod tests {
         let plain = json!({"containers": [{"name": "a"}]});
         for (node, pod, expect) in [
             (node(json!({})), plain.clone(), vec![]),
-            (node(json!({"spec": {"unschedulable": true}})), plain.clone(), vec!["node(s) were unschedulable"]),
+            (
+                node(json!({"spec": {"unschedulable": true}})),
+                plain.clone(),
+                vec!["node(s) were unschedulable"],
+            ),
             (
                 node(json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})),
                 plain.clone(),
                 vec!["node(s) had untolerated taint(s)"],
             ),
-            (node(json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}})), plain.clone(), vec![]),
+            (
+                node(json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}})),
+                plain.clone(),
+                vec![],
+            ),
             (
                 node(json!({})),
                 json!({"containers": [], "nodeSelector": {"disk": "ssd"}}),
@@ -293,13 +300,17 @@ mod tests {
 
     #[test]
     fn host_ports_clash_unless_the_addresses_differ() {
-        let port = |ip: &str| {
-            json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": ip}]}]})
-        };
-        for (there, wanted, free) in [("", "", false), ("127.0.0.1", "", false), ("127.0.0.1", "127.0.0.2", true)] {
+        let port = |ip: &str| json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": ip}]}]});
+        for (there, wanted, free) in
+            [("", "", false), ("127.0.0.1", "", false), ("127.0.0.1", "127.0.0.2", true)]
+        {
             let mut cluster = testing::cluster([("n1", testing::roomy())]);
             cluster.place(Arc::new(testing::pod(port(there))), "n1");
-            assert_eq!(reasons(&testing::pod(port(wanted)), &cluster, "n1").is_empty(), free, "{there} {wanted}");
+            assert_eq!(
+                reasons(&testing::pod(port(wanted)), &cluster, "n1").is_empty(),
+                free,
+                "{there} {wanted}"
+            );
         }
     }
 
@@ -335,7 +346,10 @@ mod tests {
         assert_eq!(reasons(&same, &cluster, "a2"), ["node(s) didn't match pod anti-affinity rules"]);
         assert!(reasons(&same, &cluster, "b1").is_empty());
         let plain = testing::labelled_pod("app", "x", json!({"containers": []}));
-        assert_eq!(reasons(&plain, &cluster, "a2"), ["node(s) didn't satisfy existing pods anti-affinity rules"]);
+        assert_eq!(
+            reasons(&plain, &cluster, "a2"),
+            ["node(s) didn't satisfy existing pods anti-affinity rules"]
+        );
     }
 
     #[test]

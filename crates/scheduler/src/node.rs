@@ -35,11 +35,9 @@ static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 impl NodeInfo {
     pub(crate) fn set_node(&mut self, node: Arc<Node>) {
         let status = node.status.as_ref();
-        let allocatable =
-            status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+        let allocatable = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
         self.allocatable = allocatable.map(Resources::of).unwrap_or_default();
-        self.allowed_pods =
-            allocatable.and_then(|list| list.get("pods")).map_or(0, crate::quantity::units);
+        self.allowed_pods = allocatable.and_then(|list| list.get("pods")).map_or(0, crate::quantity::units);
         self.images = status
             .and_then(|status| status.images.as_ref())
             .into_iter()

@@ -190,8 +190,9 @@ impl PodInfo {
         for (terms, sign) in [
             (with.and_then(|with| with.preferred_during_scheduling_ignored_during_execution.as_ref()), 1),
             (
-                against
-                    .and_then(|against| against.preferred_during_scheduling_ignored_during_execution.as_ref()),
+                against.and_then(|against| {
+                    against.preferred_during_scheduling_ignored_during_execution.as_ref()
+                }),
                 -1,
             ),
         ] {

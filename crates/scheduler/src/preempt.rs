@@ -62,13 +62,8 @@ fn is_waiting_for_victims(pod: &PodInfo, cluster: &Cluster) -> bool {
 }
 
 fn victims(pod: &PodInfo, name: &str, cluster: &mut Cluster) -> Option<Vec<Arc<PodInfo>>> {
-    let mut lower: Vec<Arc<PodInfo>> = cluster
-        .node(name)?
-        .pods
-        .values()
-        .filter(|other| other.priority < pod.priority)
-        .cloned()
-        .collect();
+    let mut lower: Vec<Arc<PodInfo>> =
+        cluster.node(name)?.pods.values().filter(|other| other.priority < pod.priority).cloned().collect();
     if lower.is_empty() {
         return None;
     }

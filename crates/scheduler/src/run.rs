@@ -249,9 +249,7 @@ fn is_ours(pod: &Pod) -> bool {
 /// Tells whether a node changed in what decides about pods; heartbeats do not.
 fn node_changed(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
-    old.spec != new.spec
-        || old.metadata.labels != new.metadata.labels
-        || allocatable(old) != allocatable(new)
+    old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
 }
 
 /// Writes what was decided, beside the scheduling task.

@@ -50,9 +50,10 @@ fn used_after(pod: &PodInfo, node: &NodeInfo) -> (i64, i64) {
 }
 
 fn bad_taints(pod: &PodInfo, node: &NodeInfo) -> i64 {
-    let bad = node.taints().iter().filter(|taint| {
-        taint.effect == "PreferNoSchedule" && !affinity::tolerated(pod.tolerations(), taint)
-    });
+    let bad = node
+        .taints()
+        .iter()
+        .filter(|taint| taint.effect == "PreferNoSchedule" && !affinity::tolerated(pod.tolerations(), taint));
     i64::try_from(bad.count()).unwrap_or(i64::MAX)
 }
 
@@ -80,9 +81,7 @@ fn spreading(pod: &PodInfo, nodes: &[&NodeInfo], cluster: &Cluster) -> Vec<i64> 
                     let alike = node.pods.values().filter(|other| {
                         other.key.namespace == pod.key.namespace
                             && selectors.iter().all(|selector| {
-                                selector
-                                    .iter()
-                                    .all(|(key, value)| other.labels().get(key) == Some(value))
+                                selector.iter().all(|(key, value)| other.labels().get(key) == Some(value))
                             })
                     });
                     i64::try_from(alike.count()).unwrap_or(i64::MAX)
@@ -105,8 +104,7 @@ fn spreading(pod: &PodInfo, nodes: &[&NodeInfo], cluster: &Cluster) -> Vec<i64> 
             }
         }
     }
-    let (least, most) =
-        (raw.iter().copied().min().unwrap_or(0), raw.iter().copied().max().unwrap_or(0));
+    let (least, most) = (raw.iter().copied().min().unwrap_or(0), raw.iter().copied().max().unwrap_or(0));
     raw.into_iter().map(|value| if most == 0 { BEST } else { BEST * (most + least - value) / most }).collect()
 }
 
@@ -149,9 +147,10 @@ fn pod_affinity(pod: &PodInfo, nodes: &[&NodeInfo], cluster: &Cluster) -> Vec<i6
                 .sum()
         })
         .collect();
-    let (least, most) =
-        (raw.iter().copied().min().unwrap_or(0), raw.iter().copied().max().unwrap_or(0));
-    raw.into_iter().map(|value| if most == least { 0 } else { BEST * (value - least) / (most - least) }).collect()
+    let (least, most) = (raw.iter().copied().min().unwrap_or(0), raw.iter().copied().max().unwrap_or(0));
+    raw.into_iter()
+        .map(|value| if most == least { 0 } else { BEST * (value - least) / (most - least) })
+        .collect()
 }
 
 /// Larger images that are there already are better; an image on many nodes counts more.
@@ -200,7 +199,8 @@ mod tests {
     #[test]
     fn the_emptier_node_is_better() {
         let mut cluster = testing::cluster([("n1", testing::roomy()), ("n2", testing::roomy())]);
-        let big = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "2", "memory": "2Gi"}}}]});
+        let big =
+            json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "2", "memory": "2Gi"}}}]});
         cluster.place(Arc::new(testing::pod(big.clone())), "n2");
         assert_eq!(best(&testing::pod(big), &cluster), "n1");
     }
