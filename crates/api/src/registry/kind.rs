@@ -200,6 +200,16 @@ impl Kind {
         })
     }
 
+    /// Checks the types of what a client sent, makes quantities and times canonical and drops unknown fields.
+    /// Returns what strict decoding objects to, such as `unknown field "spec.foo"`; what to do about that is
+    /// said by the request's `fieldValidation` ([`crate::decode::strict_error`] or warnings).
+    ///
+    /// # Errors
+    /// `BadRequest` when a value has the wrong type.
+    pub fn decode(&self, object: &mut Value) -> Result<Vec<String>, Status> {
+        (self.strategy.decode)(self, object)
+    }
+
     /// Fills in what the client left out. Done on every object that is written, before admission.
     pub fn default(&self, object: &mut Value) {
         (self.strategy.default)(self, object);

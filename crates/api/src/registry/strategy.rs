@@ -7,11 +7,14 @@ use serde_json::Value;
 
 use super::kind::{Kind, Part};
 use crate::field::Errors;
+use crate::status::Status;
 use crate::{meta, value};
 
 /// The functions of a kind. [`Strategy::GENERIC`] fits most kinds.
 #[derive(Debug, Clone, Copy)]
 pub struct Strategy {
+    /// Checks types, makes forms canonical, drops unknown fields and returns what strict decoding objects to.
+    pub decode: fn(&Kind, &mut Value) -> Result<Vec<String>, Status>,
     /// Fills in what the client left out.
     pub default: fn(&Kind, &mut Value),
     /// Cleans a new object: what only the server may set is removed or set.
@@ -41,6 +44,7 @@ pub struct Strategy {
 impl Strategy {
     /// Status is dropped on create, kept on update, and all else is kept on a status update.
     pub const GENERIC: Self = Self {
+        decode: crate::decode::decode,
         default: |_, _| {},
         prepare_create: drop_status,
         prepare_update: keep_other_parts,
