@@ -71,7 +71,9 @@ impl Walk {
             }
             Form::Quantity => quantity(value),
             Form::IntOrString => match value {
-                Value::Number(number) if number.as_i64().and_then(|n| i32::try_from(n).ok()).is_some() => Ok(()),
+                Value::Number(number) if number.as_i64().and_then(|n| i32::try_from(n).ok()).is_some() => {
+                    Ok(())
+                }
                 Value::String(_) => Ok(()),
                 other => Err(self.mismatch(other, "intstr.IntOrString")),
             },
@@ -83,7 +85,11 @@ impl Walk {
         }
     }
 
-    fn fields(&mut self, definition: &'static Definition, map: &mut Map<String, Value>) -> Result<(), String> {
+    fn fields(
+        &mut self,
+        definition: &'static Definition,
+        map: &mut Map<String, Value>,
+    ) -> Result<(), String> {
         map.retain(|_, value| !value.is_null());
         let mut unknown: Vec<String> = Vec::new();
         for (name, value) in map.iter_mut() {
@@ -366,7 +372,8 @@ mod tests {
     #[test]
     fn quantities_and_times_become_canonical() {
         let kind = builtin().of("v1", "Pod").unwrap();
-        let mut object = pod(json!({"containers": [{"resources": {"requests": {"cpu": 0.5, "memory": "1024Mi"}}}]}));
+        let mut object =
+            pod(json!({"containers": [{"resources": {"requests": {"cpu": 0.5, "memory": "1024Mi"}}}]}));
         object["metadata"]["deletionTimestamp"] = "2026-01-01T01:00:00.5+01:00".into();
         decode(kind, &mut object).unwrap();
         assert_eq!(
