@@ -227,11 +227,11 @@ impl Bench {
             }},
         }));
         let started = Instant::now();
-        let watch =
-            wait_for(&pods, &ListParams::default().labels("app=bulk"), |seen: &BTreeMap<String, Pod>| {
-                let placed = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-                seen.len() == 500 && seen.values().all(placed)
-            });
+        let selector = ListParams::default().labels("app=bulk");
+        let watch = wait_for(&pods, &selector, |seen: &BTreeMap<String, Pod>| {
+            let placed = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+            seen.len() == 500 && seen.values().all(placed)
+        });
         let create = async {
             controllers.create(&PostParams::default(), &controller.unwrap()).await.unwrap();
         };
