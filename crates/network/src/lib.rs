@@ -8,11 +8,21 @@
 pub mod dns;
 mod error;
 #[cfg(target_os = "linux")]
+mod links;
+#[cfg(target_os = "linux")]
 pub mod loadbalancer;
+#[cfg(target_os = "linux")]
+mod namespace;
+#[cfg(target_os = "linux")]
+mod netlink;
+#[cfg(target_os = "linux")]
+mod nft;
 #[cfg(target_os = "linux")]
 pub mod pods;
 #[cfg(target_os = "linux")]
 pub mod proxy;
+#[cfg(target_os = "linux")]
+mod sysctl;
 
 pub use error::{Error, Result};
 
