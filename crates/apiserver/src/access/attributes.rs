@@ -107,7 +107,8 @@ mod tests {
     #[test]
     fn the_message_is_upstreams() {
         let user = UserInfo::new("x", &[]);
-        let pods = Attributes { verb: "list", resource: "pods", namespace: "default", ..Attributes::default() };
+        let pods =
+            Attributes { verb: "list", resource: "pods", namespace: "default", ..Attributes::default() };
         for (attributes, reason, expect) in [
             (
                 pods,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::status::Status;
 use machinery::clock::SharedClock;
 
-use super::{AUTHENTICATED, CertificateUser, Lookup, Tokens, UserInfo};
+use super::{CertificateUser, Lookup, Tokens, UserInfo};
 
 /// The paths that may be asked for without credentials.
 const OPEN: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
@@ -86,11 +86,6 @@ fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.trim().split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-/// Says whether a user was authenticated; the anonymous one was not.
-pub(crate) fn is_authenticated(user: &UserInfo) -> bool {
-    user.in_group(AUTHENTICATED)
 }
 
 #[cfg(test)]

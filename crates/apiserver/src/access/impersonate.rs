@@ -33,7 +33,8 @@ impl Impersonation {
                 "group" => found.groups.push(value.to_owned()),
                 _ => {
                     let Some(key) = what.strip_prefix("extra-") else { continue };
-                    let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_ascii_lowercase();
+                    let key =
+                        percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_ascii_lowercase();
                     found.extra.entry(key).or_default().push(value.to_owned());
                 }
             }

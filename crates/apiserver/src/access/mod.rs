@@ -155,11 +155,6 @@ impl Access {
     pub(crate) fn role_rules(&self, kind: &str, namespace: &str, name: &str) -> Option<Vec<Rule>> {
         self.rbac.read().role_rules(kind, namespace, name)
     }
-
-    /// Returns the rules that an aggregated cluster role collects.
-    pub(crate) fn aggregated(&self, aggregation: &Value) -> Vec<Rule> {
-        self.rbac.read().aggregated(aggregation)
-    }
 }
 
 /// Reads a string by JSON pointer; empty where there is none.

@@ -83,7 +83,8 @@ impl Graph {
     pub(crate) fn persistent_volume(&mut self, name: &str, volume: Option<&Value>) {
         self.volumes.remove(name);
         let Some(volume) = volume else { return };
-        let (namespace, claim) = (text(volume, "/spec/claimRef/namespace"), text(volume, "/spec/claimRef/name"));
+        let (namespace, claim) =
+            (text(volume, "/spec/claimRef/namespace"), text(volume, "/spec/claimRef/name"));
         if claim.is_empty() {
             return;
         }
@@ -116,7 +117,8 @@ impl Graph {
     pub(crate) fn authorize(&self, node: &str, request: &Attributes<'_>) -> Decision {
         let Attributes { verb, group, resource, subresource, namespace, name, .. } = *request;
         let what = |kind| Thing::new(kind, namespace, name);
-        let no_path = || Decision::deny(format!("no relationship found between node '{node}' and this object"));
+        let no_path =
+            || Decision::deny(format!("no relationship found between node '{node}' and this object"));
         match (group, resource) {
             ("", "secrets" | "configmaps") => {
                 if !request.is_read() || !subresource.is_empty() {
@@ -148,7 +150,11 @@ impl Graph {
                     return Decision::deny("can only get individual resources of this type");
                 }
                 let claim = self.volumes.get(name).map(|(claim, _)| claim);
-                if claim.is_some_and(|claim| self.refers(node, claim)) { Decision::allow("") } else { no_path() }
+                if claim.is_some_and(|claim| self.refers(node, claim)) {
+                    Decision::allow("")
+                } else {
+                    no_path()
+                }
             }
             ("storage.k8s.io", "volumeattachments") => {
                 if verb != "get" || !subresource.is_empty() {
@@ -171,10 +177,14 @@ impl Graph {
                     return Decision::deny("can only get, create, update, patch, or delete a node lease");
                 }
                 if namespace != LEASES {
-                    return Decision::deny(format!("can only access leases in the \"{LEASES}\" system namespace"));
+                    return Decision::deny(format!(
+                        "can only access leases in the \"{LEASES}\" system namespace"
+                    ));
                 }
                 if verb != "create" && name != node {
-                    return Decision::deny("can only access node lease with the same name as the requesting node");
+                    return Decision::deny(
+                        "can only access node lease with the same name as the requesting node",
+                    );
                 }
                 Decision::allow("")
             }
@@ -183,7 +193,9 @@ impl Graph {
                     return Decision::deny("can only get, create, update, patch, or delete a CSINode");
                 }
                 if verb != "create" && name != node {
-                    return Decision::deny("can only access CSINode with the same name as the requesting node");
+                    return Decision::deny(
+                        "can only access CSINode with the same name as the requesting node",
+                    );
                 }
                 Decision::allow("")
             }
@@ -214,8 +226,12 @@ impl Graph {
         let Attributes { verb, subresource, namespace, name, .. } = *request;
         match (verb, subresource) {
             ("get", "") if self.refers(node, &Thing::new(Kind::Pod, namespace, name)) => Decision::allow(""),
-            ("get", "") => Decision::deny(format!("no relationship found between node '{node}' and this object")),
-            ("list" | "watch", "") if request.fields.contains(&("spec.nodeName", node)) => Decision::allow(""),
+            ("get", "") => {
+                Decision::deny(format!("no relationship found between node '{node}' and this object"))
+            }
+            ("list" | "watch", "") if request.fields.contains(&("spec.nodeName", node)) => {
+                Decision::allow("")
+            }
             ("list" | "watch", "") => Decision::deny(format!(
                 "can only list/watch pods with spec.nodeName field selector, as node '{node}'"
             )),
@@ -243,8 +259,16 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
             rule.resources.retain(|resource| {
                 !matches!(
                     resource.split('/').next().unwrap_or_default(),
-                    "secrets" | "configmaps" | "persistentvolumeclaims" | "persistentvolumes"
-                        | "volumeattachments" | "serviceaccounts" | "leases" | "csinodes" | "nodes" | "pods"
+                    "secrets"
+                        | "configmaps"
+                        | "persistentvolumeclaims"
+                        | "persistentvolumes"
+                        | "volumeattachments"
+                        | "serviceaccounts"
+                        | "leases"
+                        | "csinodes"
+                        | "nodes"
+                        | "pods"
                 )
             });
             rule
@@ -364,10 +388,13 @@ mod tests {
         let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}},
             "spec": {"nodeName": "n1", "volumes": [{"secret": {"secretName": "stolen"}}]}});
         graph.pod("ns", "mirror", Some(&mirror));
-        graph.persistent_volume("pv", Some(&json!({"spec": {
-            "claimRef": {"namespace": "ns", "name": "claim"},
-            "csi": {"nodeStageSecretRef": {"namespace": "store", "name": "stage"}},
-        }})));
+        graph.persistent_volume(
+            "pv",
+            Some(&json!({"spec": {
+                "claimRef": {"namespace": "ns", "name": "claim"},
+                "csi": {"nodeStageSecretRef": {"namespace": "store", "name": "stage"}},
+            }})),
+        );
         graph.persistent_volume("free", Some(&json!({"spec": {}})));
         graph.volume_attachment("va", Some(&json!({"spec": {"nodeName": "n1"}})));
         graph
@@ -467,10 +494,20 @@ mod tests {
         ] {
             check(&graph, "n1", request, expect);
         }
-        let pods = Attributes { verb: "watch", resource: "pods", fields: &[("spec.nodeName", "n1")], ..Default::default() };
+        let pods = Attributes {
+            verb: "watch",
+            resource: "pods",
+            fields: &[("spec.nodeName", "n1")],
+            ..Default::default()
+        };
         assert!(graph.authorize("n1", &pods).allowed);
         assert!(!graph.authorize("n2", &pods).allowed);
-        let own = Attributes { verb: "list", resource: "nodes", fields: &[("metadata.name", "n1")], ..Default::default() };
+        let own = Attributes {
+            verb: "list",
+            resource: "nodes",
+            fields: &[("metadata.name", "n1")],
+            ..Default::default()
+        };
         assert!(graph.authorize("n1", &own).allowed);
     }
 

@@ -3,9 +3,7 @@
 use api::status::Status;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Access, Attributes, Decision, Lookup, Tokens, UserInfo, list, strings, text,
-};
+use super::{Access, Attributes, Decision, Lookup, Tokens, UserInfo, list, strings, text};
 
 /// Answers a `SubjectAccessReview`.
 ///
@@ -41,7 +39,11 @@ pub fn self_subject_access_review(access: &Access, user: &UserInfo, review: &Val
 ///
 /// # Errors
 /// 422 when the review is not complete, 400 when it is for another namespace.
-pub fn local_subject_access_review(access: &Access, namespace: &str, review: &Value) -> Result<Value, Status> {
+pub fn local_subject_access_review(
+    access: &Access,
+    namespace: &str,
+    review: &Value,
+) -> Result<Value, Status> {
     if spec(review).get("nonResourceAttributes").is_some_and(Value::is_object) {
         return Err(invalid(review, "spec.nonResourceAttributes", "disallowed on this kind of request"));
     }

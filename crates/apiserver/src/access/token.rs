@@ -14,8 +14,8 @@ use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -24,8 +24,8 @@ use super::{Lookup, UserInfo, strings, text};
 
 /// The DER of a P-256 public key up to the point itself.
 const SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-    0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// The shortest life that may be asked for, in seconds.
 const MIN_LIFE: i64 = 600;
@@ -86,12 +86,9 @@ impl Tokens {
         let der = PrivatePkcs8KeyDer::from_pem_slice(key_pem)
             .map_err(|error| format!("reading the service account key: {error}"))?;
         let entropy = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(
-            &ECDSA_P256_SHA256_FIXED_SIGNING,
-            der.secret_pkcs8_der(),
-            &entropy,
-        )
-        .map_err(|error| format!("the service account key is not a P-256 key in PKCS #8: {error}"))?;
+        let key =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &entropy)
+                .map_err(|error| format!("the service account key is not a P-256 key in PKCS #8: {error}"))?;
         let mut digest = Sha256::new();
         digest.update(SPKI_PREFIX);
         digest.update(key.public_key().as_ref());
@@ -132,10 +129,9 @@ impl Tokens {
     fn sign(&self, claims: &Value) -> Result<String, Status> {
         let header = json!({"alg": "ES256", "kid": self.kid});
         let signed = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
-        let signature = self
-            .key
-            .sign(&self.entropy, signed.as_bytes())
-            .map_err(|error| Status::new(500, api::status::Reason::InternalError, format!("signing a token: {error}")))?;
+        let signature = self.key.sign(&self.entropy, signed.as_bytes()).map_err(|error| {
+            Status::new(500, api::status::Reason::InternalError, format!("signing a token: {error}"))
+        })?;
         Ok(format!("{signed}.{}", base64url(signature)))
     }
 
@@ -154,7 +150,9 @@ impl Tokens {
             Status::new(
                 422,
                 api::status::Reason::Invalid,
-                format!("TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: {detail}"),
+                format!(
+                    "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: {detail}"
+                ),
             )
             .cause("FieldValueInvalid", detail, "spec.expirationSeconds")
         };
@@ -212,7 +210,12 @@ impl Tokens {
     /// # Errors
     /// When the token is not ours, has expired, is for somebody else, or its account or the object that it
     /// is bound to is gone.
-    pub fn verify(&self, token: &str, audiences: &[String], lookup: &dyn Lookup) -> Result<Verified, TokenError> {
+    pub fn verify(
+        &self,
+        token: &str,
+        audiences: &[String],
+        lookup: &dyn Lookup,
+    ) -> Result<Verified, TokenError> {
         let claims = self.claims(token)?;
         let now = self.clock.now().as_second();
         let time = |claim: &str| claims.get(claim).and_then(Value::as_i64);
@@ -295,7 +298,8 @@ impl Tokens {
         now: i64,
     ) -> Result<Arc<Value>, TokenError> {
         let gone = |why: &str| TokenError::Invalid(format!("{resource} {namespace}/{name} {why}"));
-        let found = lookup.lookup(resource, namespace, name).ok_or_else(|| gone("does not exist any more"))?;
+        let found =
+            lookup.lookup(resource, namespace, name).ok_or_else(|| gone("does not exist any more"))?;
         if text(&found, "/metadata/uid") != uid {
             return Err(gone("is another one of that name"));
         }
@@ -311,7 +315,8 @@ impl Tokens {
 /// Adds the object that a token is bound to to its claims.
 fn bind(private: &mut Value, reference: &Value, account: &Value, lookup: &dyn Lookup) -> Result<(), Status> {
     let namespace = text(account, "/metadata/namespace");
-    let (kind, version, name) = (text(reference, "/kind"), text(reference, "/apiVersion"), text(reference, "/name"));
+    let (kind, version, name) =
+        (text(reference, "/kind"), text(reference, "/apiVersion"), text(reference, "/name"));
     let (claim, resource, place) = match (version, kind) {
         ("v1", "Pod") => ("pod", "pods", namespace),
         ("v1", "Secret") => ("secret", "secrets", namespace),

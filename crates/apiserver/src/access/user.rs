@@ -47,11 +47,7 @@ impl UserInfo {
     /// Returns the user that a request without credentials is.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self {
-            name: "system:anonymous".into(),
-            groups: vec![UNAUTHENTICATED.into()],
-            ..Self::default()
-        }
+        Self { name: "system:anonymous".into(), groups: vec![UNAUTHENTICATED.into()], ..Self::default() }
     }
 
     /// Returns the user of a service account.
@@ -128,23 +124,25 @@ impl CertificateUser {
     /// # Errors
     /// A text when the certificate cannot be read or has no common name.
     pub fn read(der: &[u8]) -> Result<Self, String> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|error| format!("reading the client certificate: {error}"))?;
+        let (_, certificate) = X509Certificate::from_der(der)
+            .map_err(|error| format!("reading the client certificate: {error}"))?;
         let subject = certificate.subject();
         let name = subject
             .iter_common_name()
             .next()
             .and_then(|name| name.as_str().ok())
             .filter(|name| !name.is_empty())
-            .ok_or_else(|| format!("the client certificate {subject} has no common name, which is the user's name"))?;
+            .ok_or_else(|| {
+                format!("the client certificate {subject} has no common name, which is the user's name")
+            })?;
         let mut user = UserInfo { name: name.into(), ..UserInfo::default() };
         user.groups
             .extend(subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned));
         user.add_group(AUTHENTICATED);
         let digest: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
         user.extra.insert(CREDENTIAL_ID.into(), vec![format!("X509SHA256={digest}")]);
-        let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp())
-            .unwrap_or(Timestamp::MAX);
+        let not_after =
+            Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
         Ok(Self { user: Arc::new(user), not_after })
     }
 }

@@ -262,7 +262,14 @@ pub(super) const ROLES: &[(&str, &[Row])] = &[
         &[allow("list watch", "-", "nodes"), allow("patch", "-", "nodes/status"), EVENTS],
     ),
     ("system:controller:service-account-controller", &[allow("create", "-", "serviceaccounts"), EVENTS]),
-    ("system:controller:selinux-warning-controller", &[allow(READ, "-", "persistentvolumeclaims persistentvolumes pods"), allow(READ, "storage.k8s.io", "csidrivers"), EVENTS]),
+    (
+        "system:controller:selinux-warning-controller",
+        &[
+            allow(READ, "-", "persistentvolumeclaims persistentvolumes pods"),
+            allow(READ, "storage.k8s.io", "csidrivers"),
+            EVENTS,
+        ],
+    ),
     (
         "system:controller:service-cidrs-controller",
         &[
@@ -295,15 +302,20 @@ pub(super) const ROLES: &[(&str, &[Row])] = &[
             EVENTS,
         ],
     ),
-    ("system:controller:taint-eviction-controller", &[allow("get list watch", "-", "nodes"), allow("delete get list watch", "-", "pods"), allow("patch", "-", "pods/status"), EVENTS]),
+    (
+        "system:controller:taint-eviction-controller",
+        &[
+            allow("get list watch", "-", "nodes"),
+            allow("delete get list watch", "-", "pods"),
+            allow("patch", "-", "pods/status"),
+            EVENTS,
+        ],
+    ),
     (
         "system:controller:ttl-after-finished-controller",
         &[allow("delete get list watch", "batch", "jobs"), EVENTS],
     ),
-    (
-        "system:controller:ttl-controller",
-        &[allow("list patch update watch", "-", "nodes"), EVENTS],
-    ),
+    ("system:controller:ttl-controller", &[allow("list patch update watch", "-", "nodes"), EVENTS]),
     (
         "system:controller:validatingadmissionpolicy-status-controller",
         &[

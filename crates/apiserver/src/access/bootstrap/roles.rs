@@ -105,7 +105,10 @@ pub(super) const ROLES: &[(&str, &[Row])] = &[
         "system:monitoring",
         &[paths("/healthz /healthz/* /livez /livez/* /metrics /metrics/slis /readyz /readyz/*")],
     ),
-    ("system:service-account-issuer-discovery", &[paths("/.well-known/openid-configuration /openid/v1/jwks")]),
+    (
+        "system:service-account-issuer-discovery",
+        &[paths("/.well-known/openid-configuration /openid/v1/jwks")],
+    ),
     (
         "system:auth-delegator",
         &[
@@ -171,7 +174,11 @@ pub(super) const ROLES: &[(&str, &[Row])] = &[
         &[
             allow(READ, "-", "nodes"),
             allow("proxy", "-", "nodes"),
-            allow("*", "-", "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats"),
+            allow(
+                "*",
+                "-",
+                "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats",
+            ),
         ],
     ),
     (
@@ -205,7 +212,10 @@ pub(super) const ROLES: &[(&str, &[Row])] = &[
         "system:node-bootstrapper",
         &[allow("create get list watch", "certificates.k8s.io", "certificatesigningrequests")],
     ),
-    ("system:node-problem-detector", &[allow("get", "-", "nodes"), allow("patch", "-", "nodes/status"), EVENTS]),
+    (
+        "system:node-problem-detector",
+        &[allow("get", "-", "nodes"), allow("patch", "-", "nodes/status"), EVENTS],
+    ),
     (
         "system:node-proxier",
         &[
@@ -291,7 +301,11 @@ pub(super) const BINDINGS: &[(&str, &str, &str)] = &[
         "system:service-account-issuer-discovery",
         "group=system:serviceaccounts",
     ),
-    ("system:kube-controller-manager", "system:kube-controller-manager", "user=system:kube-controller-manager"),
+    (
+        "system:kube-controller-manager",
+        "system:kube-controller-manager",
+        "user=system:kube-controller-manager",
+    ),
     ("system:kube-scheduler", "system:kube-scheduler", "user=system:kube-scheduler"),
     ("system:volume-scheduler", "system:volume-scheduler", "user=system:kube-scheduler"),
     ("system:kube-dns", "system:kube-dns", "account=kube-system/kube-dns"),

@@ -53,8 +53,7 @@ fn break_down(rule: &Rule) -> Vec<Rule> {
                 if rule.names.is_empty() {
                     singles.push(single);
                 } else {
-                    singles
-                        .extend(rule.names.iter().map(|name| Rule { names: one(name), ..single.clone() }));
+                    singles.extend(rule.names.iter().map(|name| Rule { names: one(name), ..single.clone() }));
                 }
             }
         }
@@ -110,16 +109,19 @@ pub(crate) fn check_write(
             if unchanged || may("escalate", resource, name, namespace) {
                 return Ok(());
             }
-            let collects = |role: &Value| {
-                role.get("aggregationRule").filter(|rule| rule.is_object()).cloned()
-            };
+            let collects =
+                |role: &Value| role.get("aggregationRule").filter(|rule| rule.is_object()).cloned();
             if let Some(aggregation) = collects(object)
                 && old.and_then(collects).as_ref() != Some(&aggregation)
             {
                 // What is collected may grow at any time, so only who may do everything may collect.
                 let all = [Rule::everything(), Rule::every_url()];
                 if !missing_rules(&access.rules_for(user, ""), &all).is_empty() {
-                    return Err(Status::forbidden(about, name, "must have cluster-admin privileges to use the aggregationRule"));
+                    return Err(Status::forbidden(
+                        about,
+                        name,
+                        "must have cluster-admin privileges to use the aggregationRule",
+                    ));
                 }
             }
             confirm(access, user, about, name, namespace, &rules_of(object))

@@ -112,9 +112,7 @@ impl Rbac {
 
     fn unindex(&mut self, binding: &Arc<Binding>) {
         let Some(subjects) = self.index.get_mut(&binding.namespace) else { return };
-        for (names, map) in
-            [(&binding.users, &mut subjects.users), (&binding.groups, &mut subjects.groups)]
-        {
+        for (names, map) in [(&binding.users, &mut subjects.users), (&binding.groups, &mut subjects.groups)] {
             for name in names {
                 if let Some(bindings) = map.get_mut(name) {
                     bindings.retain(|other| !Arc::ptr_eq(other, binding));
@@ -158,7 +156,7 @@ impl Rbac {
     }
 
     /// Returns the rules of every cluster role that an `aggregationRule` selects, each once.
-    pub(crate) fn aggregated(&self, aggregation: &Value) -> Vec<Rule> {
+    fn aggregated(&self, aggregation: &Value) -> Vec<Rule> {
         let selectors = list(aggregation, "/clusterRoleSelectors");
         let mut rules: Vec<Rule> = Vec::new();
         for role in self.cluster_roles.values() {
@@ -307,8 +305,8 @@ fn selects(selector: &Value, labels: &BTreeMap<String, String>) -> bool {
     equal
         && list(selector, "/matchExpressions").iter().all(|expression| {
             let value = labels.get(text(expression, "/key"));
-            let among =
-                value.is_some_and(|value| list(expression, "/values").iter().any(|other| other == value.as_str()));
+            let among = value
+                .is_some_and(|value| list(expression, "/values").iter().any(|other| other == value.as_str()));
             match text(expression, "/operator") {
                 "In" => among,
                 "NotIn" => !among,

@@ -116,6 +116,8 @@ pub(super) fn resource_matches(rule: &str, resource: &str, subresource: &str) ->
     }
     match rule.split_once('/') {
         None => subresource.is_empty() && rule == resource,
-        Some((rule, sub)) => !subresource.is_empty() && sub == subresource && (rule == "*" || rule == resource),
+        Some((rule, sub)) => {
+            !subresource.is_empty() && sub == subresource && (rule == "*" || rule == resource)
+        }
     }
 }

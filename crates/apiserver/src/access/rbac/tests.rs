@@ -8,12 +8,8 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// Roles and bindings for all tests. Users are named after what they hold.
 fn access() -> Access {
     let access = Access::new();
-    let rule = |verbs: &[&str], groups: &[&str], resources: &[&str]| {
-        json!({"verbs": verbs, "apiGroups": groups, "resources": resources})
-    };
-    let named = |verbs: &[&str], resources: &[&str], names: &[&str]| {
-        json!({"verbs": verbs, "apiGroups": [""], "resources": resources, "resourceNames": names})
-    };
+    let rule = |verbs: &[&str], groups: &[&str], resources: &[&str]| json!({"verbs": verbs, "apiGroups": groups, "resources": resources});
+    let named = |verbs: &[&str], resources: &[&str], names: &[&str]| json!({"verbs": verbs, "apiGroups": [""], "resources": resources, "resourceNames": names});
     let url = |urls: &[&str]| json!({"verbs": ["get"], "nonResourceURLs": urls});
     for (name, rules) in [
         ("reader", json!([rule(&["get", "list", "watch"], &[""], &["pods", "pods/log"])])),
@@ -24,7 +20,10 @@ fn access() -> Access {
         ("urls", json!([url(&["/metrics", "/logs/*"])])),
         ("any-url", json!([url(&["*"])])),
         ("escalator", json!([rule(&["escalate", "bind"], &[GROUP], &["*"])])),
-        ("binder", json!([{"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"], "resourceNames": ["all"]}])),
+        (
+            "binder",
+            json!([{"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"], "resourceNames": ["all"]}]),
+        ),
     ] {
         access.observe(&format!("clusterroles.{GROUP}"), "", name, Some(&json!({"rules": rules})));
         let binding = json!({"roleRef": {"kind": "ClusterRole", "name": name},
@@ -124,11 +123,36 @@ fn rules_allow_what_they_say() {
 fn decisions_say_why() {
     let access = access();
     for (user, group, text, expect) in [
-        ("reader", "", "get pods ns/p", r#"RBAC: allowed by ClusterRoleBinding "reader" of ClusterRole "reader" to User "reader""#),
-        ("x", "readers", "get pods ns/p", r#"RBAC: allowed by ClusterRoleBinding "reader" of ClusterRole "reader" to Group "readers""#),
-        ("writer", "", "create pods ns/", r#"RBAC: allowed by RoleBinding "writer/ns" of Role "writer" to User "writer""#),
-        ("system:serviceaccount:sa:reader", "", "get pods ns/p", r#"RBAC: allowed by ClusterRoleBinding "reader" of ClusterRole "reader" to ServiceAccount "reader/sa""#),
-        ("dangling", "", "get pods ns/p", r#"RBAC: clusterrole.rbac.authorization.k8s.io "nowhere" not found"#),
+        (
+            "reader",
+            "",
+            "get pods ns/p",
+            r#"RBAC: allowed by ClusterRoleBinding "reader" of ClusterRole "reader" to User "reader""#,
+        ),
+        (
+            "x",
+            "readers",
+            "get pods ns/p",
+            r#"RBAC: allowed by ClusterRoleBinding "reader" of ClusterRole "reader" to Group "readers""#,
+        ),
+        (
+            "writer",
+            "",
+            "create pods ns/",
+            r#"RBAC: allowed by RoleBinding "writer/ns" of Role "writer" to User "writer""#,
+        ),
+        (
+            "system:serviceaccount:sa:reader",
+            "",
+            "get pods ns/p",
+            r#"RBAC: allowed by ClusterRoleBinding "reader" of ClusterRole "reader" to ServiceAccount "reader/sa""#,
+        ),
+        (
+            "dangling",
+            "",
+            "get pods ns/p",
+            r#"RBAC: clusterrole.rbac.authorization.k8s.io "nowhere" not found"#,
+        ),
         ("stranger", "", "get pods ns/p", ""),
     ] {
         let groups: Vec<&str> = [group].into_iter().filter(|group| !group.is_empty()).collect();
@@ -213,14 +237,43 @@ fn nobody_grants_what_they_do_not_hold() {
         ("reader", "roles", role(pods(&["get", "list"])), true),
         ("reader", "roles", role(pods(&["delete"])), false),
         ("reader", "roles", role(pods(&["*"])), false),
-        ("reader", "roles", role(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["x"]}])), true),
-        ("reader", "roles", role(json!([{"verbs": ["get"], "apiGroups": ["*"], "resources": ["pods"]}])), false),
+        (
+            "reader",
+            "roles",
+            role(
+                json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["x"]}]),
+            ),
+            true,
+        ),
+        (
+            "reader",
+            "roles",
+            role(json!([{"verbs": ["get"], "apiGroups": ["*"], "resources": ["pods"]}])),
+            false,
+        ),
         ("local-reader", "roles", role(pods(&["get"])), true),
-        ("named", "roles", role(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"]}])), false),
-        ("named", "roles", role(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"]}])), true),
+        (
+            "named",
+            "roles",
+            role(json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"]}])),
+            false,
+        ),
+        (
+            "named",
+            "roles",
+            role(
+                json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"]}]),
+            ),
+            true,
+        ),
         ("all", "roles", role(pods(&["*"])), true),
-        ("all", "clusterroles", role(json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}])), false),
-        ("urls", "clusterroles", role(json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics", "/logs/x"]}])), true),
+        ("apps", "clusterroles", role(json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics"]}])), false),
+        (
+            "urls",
+            "clusterroles",
+            role(json!([{"verbs": ["get"], "nonResourceURLs": ["/metrics", "/logs/x"]}])),
+            true,
+        ),
         ("escalator", "roles", role(pods(&["*"])), true),
         ("reader", "rolebindings", binding("reader"), true),
         ("reader", "rolebindings", binding("all"), false),
@@ -235,7 +288,8 @@ fn nobody_grants_what_they_do_not_hold() {
     let object = role(pods(&["delete"]));
     let user = UserInfo::new("reader", &[]);
     assert!(access.check_rbac_write(&user, "roles", &object, Some(&object)).is_ok(), "unchanged rules pass");
-    let error = access.check_rbac_write(&user, "roles", &role(pods(&["delete", "create", "get"])), None).unwrap_err();
+    let error =
+        access.check_rbac_write(&user, "roles", &role(pods(&["delete", "create", "get"])), None).unwrap_err();
     assert_eq!(
         error.message,
         "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"reader\" (groups=[\"system:authenticated\"]) is \
@@ -246,5 +300,9 @@ fn nobody_grants_what_they_do_not_hold() {
     assert_eq!(missing.code, 404);
     let collects = json!({"metadata": {"name": "r"}, "aggregationRule": {"clusterRoleSelectors": [{}]}});
     assert_eq!(access.check_rbac_write(&user, "clusterroles", &collects, None).unwrap_err().code, 403);
-    assert!(access.check_rbac_write(&UserInfo::new("m", &["system:masters"]), "clusterroles", &collects, None).is_ok());
+    assert!(
+        access
+            .check_rbac_write(&UserInfo::new("m", &["system:masters"]), "clusterroles", &collects, None)
+            .is_ok()
+    );
 }

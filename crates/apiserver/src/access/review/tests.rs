@@ -25,13 +25,23 @@ fn access() -> Access {
 fn access_reviews_answer_as_the_authorizer_decides() {
     let access = access();
     for (spec, expect) in [
-        (json!({"user": "viewer", "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "ns"}}), true),
-        (json!({"user": "viewer", "resourceAttributes": {"verb": "create", "resource": "pods", "namespace": "ns"}}), false),
+        (
+            json!({"user": "viewer", "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "ns"}}),
+            true,
+        ),
+        (
+            json!({"user": "viewer", "resourceAttributes": {"verb": "create", "resource": "pods", "namespace": "ns"}}),
+            false,
+        ),
         (json!({"groups": ["system:masters"], "resourceAttributes": {"verb": "x", "resource": "y"}}), true),
-        (json!({"user": "x", "groups": ["system:authenticated"], "nonResourceAttributes": {"verb": "get", "path": "/api"}}), true),
+        (
+            json!({"user": "x", "groups": ["system:authenticated"], "nonResourceAttributes": {"verb": "get", "path": "/api"}}),
+            true,
+        ),
         (json!({"user": "x", "nonResourceAttributes": {"verb": "get", "path": "/api"}}), false),
     ] {
-        let answer = subject_access_review(&access, &json!({"kind": "SubjectAccessReview", "spec": spec})).unwrap();
+        let answer =
+            subject_access_review(&access, &json!({"kind": "SubjectAccessReview", "spec": spec})).unwrap();
         assert_eq!(answer["status"]["allowed"], expect, "{spec}");
         assert_eq!(answer["spec"], spec);
     }
@@ -43,7 +53,8 @@ fn access_reviews_answer_as_the_authorizer_decides() {
     ] {
         assert_eq!(subject_access_review(&access, &json!({"spec": spec})).unwrap_err().code, 422, "{spec}");
     }
-    let own = json!({"spec": {"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "ns"}}});
+    let own =
+        json!({"spec": {"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "ns"}}});
     let viewer = UserInfo::new("viewer", &[]);
     assert_eq!(self_subject_access_review(&access, &viewer, &own).unwrap()["status"]["allowed"], true);
     let local = json!({"spec": {"user": "viewer", "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "ns"}}});
@@ -58,8 +69,16 @@ fn a_rules_review_lists_what_one_may_do() {
     let answer = self_subject_rules_review(&access, &UserInfo::new("viewer", &[]), &review).unwrap();
     let status = &answer["status"];
     assert_eq!(status["incomplete"], false);
-    assert!(list(status, "/resourceRules").iter().any(|rule| strings(rule, "/resources").contains(&"pods".into())));
-    assert!(list(status, "/nonResourceRules").iter().any(|rule| strings(rule, "/nonResourceURLs").contains(&"/api".into())));
+    assert!(
+        list(status, "/resourceRules")
+            .iter()
+            .any(|rule| strings(rule, "/resources").contains(&"pods".into()))
+    );
+    assert!(
+        list(status, "/nonResourceRules")
+            .iter()
+            .any(|rule| strings(rule, "/nonResourceURLs").contains(&"/api".into()))
+    );
     let master = UserInfo::new("m", &["system:masters"]);
     let answer = self_subject_rules_review(&access, &master, &review).unwrap();
     assert_eq!(answer["status"]["resourceRules"][0]["verbs"], json!(["*"]));
@@ -69,7 +88,10 @@ fn a_rules_review_lists_what_one_may_do() {
 #[test]
 fn whoami_says_who_is_asking() {
     let answer = self_subject_review(&UserInfo::new("x", &["g"]), &json!({"kind": "SelfSubjectReview"}));
-    assert_eq!(answer["status"]["userInfo"], json!({"username": "x", "groups": ["g", "system:authenticated"]}));
+    assert_eq!(
+        answer["status"]["userInfo"],
+        json!({"username": "x", "groups": ["g", "system:authenticated"]})
+    );
 }
 
 #[test]
@@ -81,10 +103,16 @@ fn one_acts_as_another_only_as_far_as_one_may() {
     for (list, expect) in [
         (&[("impersonate-user", "viewer")][..], Some(&["system:authenticated"][..])),
         (&[("impersonate-user", "root")], None),
-        (&[("impersonate-user", "viewer"), ("impersonate-group", "staff")], Some(&["staff", "system:authenticated"])),
+        (
+            &[("impersonate-user", "viewer"), ("impersonate-group", "staff")],
+            Some(&["staff", "system:authenticated"]),
+        ),
         (&[("impersonate-user", "viewer"), ("impersonate-group", "system:masters")], None),
         (&[("impersonate-user", "viewer"), ("impersonate-uid", "7")], None),
-        (&[("impersonate-user", "viewer"), ("impersonate-extra-scopes", "a")], Some(&["system:authenticated"])),
+        (
+            &[("impersonate-user", "viewer"), ("impersonate-extra-scopes", "a")],
+            Some(&["system:authenticated"]),
+        ),
         (&[("impersonate-user", "viewer"), ("impersonate-extra-other", "a")], None),
         (
             &[("impersonate-user", "system:serviceaccount:ns:web")],

@@ -62,7 +62,9 @@ fn issue(tokens: &Tokens, world: &World, spec: Value) -> Result<String, Status> 
 fn a_token_names_its_account_and_what_it_is_bound_to() {
     let (clock, world) = (clock(), world());
     let tokens = tokens(&clock);
-    let token = issue(&tokens, &world, json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}})).unwrap();
+    let token =
+        issue(&tokens, &world, json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}))
+            .unwrap();
     let Verified { user, audiences } = tokens.verify(&token, &[], &world).unwrap();
     assert_eq!(user.name, "system:serviceaccount:ns:web");
     assert_eq!(user.uid, "uid-web");
@@ -108,7 +110,12 @@ fn a_token_falls_with_what_it_is_bound_to() {
     }
     let mut world = world();
     let token = issue(&tokens, &world, json!({})).unwrap();
-    world.put("serviceaccounts", "ns", "web", json!({"metadata": {"deletionTimestamp": "2025-12-31T00:00:00Z"}}));
+    world.put(
+        "serviceaccounts",
+        "ns",
+        "web",
+        json!({"metadata": {"deletionTimestamp": "2025-12-31T00:00:00Z"}}),
+    );
     assert!(tokens.verify(&token, &[], &world).is_err());
 }
 
@@ -128,7 +135,8 @@ fn a_changed_or_foreign_token_is_refused() {
     let tokens = tokens(&clock);
     let token = issue(&tokens, &world, json!({})).unwrap();
     let parts: Vec<&str> = token.split('.').collect();
-    let forged = base64url(json!({"iss": ISSUER, "sub": "system:serviceaccount:kube-system:admin"}).to_string());
+    let forged =
+        base64url(json!({"iss": ISSUER, "sub": "system:serviceaccount:kube-system:admin"}).to_string());
     let none = base64url(json!({"alg": "none"}).to_string());
     for bad in [
         String::new(),
@@ -162,7 +170,11 @@ fn requests_that_do_not_fit_are_refused() {
         (pod("missing", ""), 404, "pods \"missing\" not found"),
         (pod("p", "wrong"), 409, "does not match the UID in record"),
         (pod("other", ""), 400, "different serviceaccount name"),
-        (json!({"boundObjectRef": {"kind": "Frob", "apiVersion": "v1", "name": "x"}}), 400, "cannot bind token for object of type"),
+        (
+            json!({"boundObjectRef": {"kind": "Frob", "apiVersion": "v1", "name": "x"}}),
+            400,
+            "cannot bind token for object of type",
+        ),
     ] {
         let error = issue(&tokens, &world, spec.clone()).unwrap_err();
         assert_eq!(error.code, code, "{spec}");
@@ -186,7 +198,10 @@ fn the_key_is_published_for_others_to_verify() {
     let (signed, signature) = token.rsplit_once('.').unwrap();
     let signature = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).unwrap();
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(signed.as_bytes(), &signature).unwrap();
-    assert_eq!(tokens.discovery("https://172.17.4.101:443")["jwks_uri"], "https://172.17.4.101:443/openid/v1/jwks");
+    assert_eq!(
+        tokens.discovery("https://172.17.4.101:443")["jwks_uri"],
+        "https://172.17.4.101:443/openid/v1/jwks"
+    );
     assert!(Tokens::new(b"nonsense", ISSUER, Arc::new(clock), Random::seeded(1)).is_err());
 }
 
