@@ -280,7 +280,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut request = request.map(|body| body.map_err(|error| TransportError(error.into().to_string())).boxed_unsync());
+        let mut request =
+            request.map(|body| body.map_err(|error| TransportError(error.into().to_string())).boxed_unsync());
         if let Some(user) = &self.user {
             request.extensions_mut().insert(LocalUser(user.clone()));
         }
