@@ -98,7 +98,9 @@ fn killed_parts_come_back_and_lose_nothing() {
     let run = "run steady --image=busybox --image-pull-policy=IfNotPresent --restart=Always -- sleep 1000000";
     kubectl(&lab, run).ok();
     kubectl(&lab, "wait --for=condition=Ready pod/steady --timeout=30s").ok();
-    let started = kubectl(&lab, "get pod steady -o jsonpath={.status.containerStatuses[0].containerID}").ok().to_owned();
+    let started = kubectl(&lab, "get pod steady -o jsonpath={.status.containerStatuses[0].containerID}")
+        .ok()
+        .to_owned();
     let mut moments = Moments(2);
     let mut made = Vec::new();
     for round in 0..30 {
@@ -119,6 +121,8 @@ fn killed_parts_come_back_and_lose_nothing() {
     }
     assert!(!made.is_empty(), "some writes were acknowledged");
     kubectl(&lab, "wait --for=condition=Ready pod/steady --timeout=30s").ok();
-    let now = kubectl(&lab, "get pod steady -o jsonpath={.status.containerStatuses[0].containerID}").ok().to_owned();
+    let now = kubectl(&lab, "get pod steady -o jsonpath={.status.containerStatuses[0].containerID}")
+        .ok()
+        .to_owned();
     assert_eq!(started, now, "the container went on running while its agent died");
 }

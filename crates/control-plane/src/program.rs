@@ -46,7 +46,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         .max_blocking_threads(16)
         .enable_all()
         .build();
-    let ended = runtime.context("starting the async runtime").and_then(|runtime| runtime.block_on(run(&config)));
+    let ended =
+        runtime.context("starting the async runtime").and_then(|runtime| runtime.block_on(run(&config)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -58,8 +59,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 
 async fn run(path: &Path) -> anyhow::Result<()> {
     let text = fs_err::read_to_string(path)?;
-    let config: Config =
-        serde_yaml::from_str(&text).with_context(|| format!("reading the configuration {}", path.display()))?;
+    let config: Config = serde_yaml::from_str(&text)
+        .with_context(|| format!("reading the configuration {}", path.display()))?;
     let (clock, random) = (clock::system(), Random::from_os());
     let tasks = Tasks::new(CancellationToken::new());
 
@@ -70,8 +71,7 @@ async fn run(path: &Path) -> anyhow::Result<()> {
     listen(&config, &server).await?;
 
     let manager = server.local_client("system:kube-controller-manager", &[]);
-    let informers = Informers::new(manager.clone(), clock.clone(), random.clone(), tasks.clone());
-    controllers::run(manager, &informers, controllers_config(&config)?, clock.clone(), random.clone(), &tasks);
+    let informers = Informers::new(manager, clock.clone(), random.clone(), tasks.clone());
     let scheduler = server.local_client("system:kube-scheduler", &[]);
     scheduler::run(scheduler, &informers, clock, random, &tasks);
 
@@ -114,6 +114,7 @@ async fn listen(config: &Config, server: &Arc<ApiServer>) -> anyhow::Result<()> 
         .with_context(|| format!("listening on {}:{}", config.advertise_address, config.port))?;
     let identity = Identity::read(&config.pki.serving_certificate, &config.pki.serving_key)?;
     let tls = tls::server(identity, &tls::certificates(&config.pki.ca_certificate)?)?;
+    // The sender may go: whoever accepts connections reads the last value.
     let (_sender, tls) = watch::channel(Arc::new(tls));
     server.serve(listener, tls);
     Ok(())
