@@ -1,1 +1,68 @@
-fn main() {}
+//! `cluster`: one executable that is the provisioner, the control plane and the node agent, told apart by the
+//! name it is called by. See docs/ARCHITECTURE.md.
+
+mod artifacts;
+mod cli;
+mod commands;
+mod dns;
+mod error;
+mod plan;
+mod preflight;
+mod provider;
+mod spec;
+mod state;
+mod ui;
+mod verify;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    // These are processes of one thread: they come before anything that could start another.
+    if let Some(code) = provider::local::helper(&arguments) {
+        return code;
+    }
+    let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
+    match (name, arguments.get(1).map(String::as_str)) {
+        (_, Some("dns-query")) => dns::main(&arguments[2..]),
+        (Some("control-plane"), _) | (_, Some("control-plane")) => program("control-plane"),
+        (Some("node-agent"), _) | (_, Some("node-agent")) => program("node-agent"),
+        _ => provision(),
+    }
+}
+
+/// Runs the provisioner.
+fn provision() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failures; clap knows where each is printed.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(3) };
+        }
+    };
+    let ui = ui::Ui::new(cli.global.output, cli.global.quiet);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            ui.fail(&error::Error::from(error).within("starting"));
+            return ExitCode::from(3);
+        }
+    };
+    match runtime.block_on(commands::run(&cli, &ui)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            ui.fail(&error);
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn program(name: &str) -> ExitCode {
+    let ui = ui::Ui::new(ui::Output::Text, false);
+    ui.fail(&error::Error::user(format!("{name} is not built into this executable yet")));
+    ExitCode::FAILURE
+}

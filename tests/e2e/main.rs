@@ -2,8 +2,6 @@
 
 mod images;
 mod lab;
-mod life;
-mod machine;
 mod registry;
 mod transcript;
 mod tutorial;

@@ -11,5 +11,5 @@ mod model;
 
 pub(crate) use commit::Committer;
 pub(crate) use model::{
-    Data, DataType, Field, Hook, Reject, Rule, Set, Statement, Table, Type, Value, Verdict,
+    Chain, Data, DataType, Field, Hook, Reject, Rule, Set, Statement, Table, Type, Value, Verdict,
 };

@@ -3,4 +3,3 @@
 
 mod lab;
 mod pods;
-mod proxy;

@@ -1,0 +1,168 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::spec::Overrides;
+use crate::ui::Output;
+
+/// Kubernetes clusters on CoreOS machines, or on this Linux machine in a second
+#[derive(Debug, Parser)]
+#[command(name = "cluster", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The cluster's name [default: the spec's, or lab]
+    #[arg(long, global = true, env = "CLUSTER_NAME")]
+    pub(crate) name: Option<String>,
+    /// Where the state of all clusters is [default: $XDG_STATE_HOME/cluster or ~/.local/state/cluster]
+    #[arg(long, global = true, env = "CLUSTER_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The spec [default: cluster.yaml where it exists]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// How to answer
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    /// Say nothing but answers and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the cluster, or repair and complete it
+    Up(Up),
+    /// Take the cluster away
+    Down {
+        /// Stop the machines, and keep their data for the next up
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Show the machines, their units and nodes
+    Status,
+    /// Run a command on a machine, or a shell
+    Ssh {
+        /// The machine, such as m1 or w1, or its address
+        machine: String,
+        /// The command; one argument with blanks is given to the shell
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Print the kubeconfig, or change the user's own
+    Kubeconfig {
+        #[command(subcommand)]
+        action: Option<Kubeconfig>,
+    },
+    /// Show what up would make
+    Plan {
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Write every file that up would make into a directory
+    Generate {
+        /// Where to; its pki directory is reused
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Prove that the cluster works
+    Verify(Verify),
+    /// List the clusters of the state directory
+    List,
+    /// Show the log of a unit of a machine
+    Logs {
+        /// The machine, such as m1 or w1, or its address
+        machine: String,
+        /// The unit [default: every unit of the machine]
+        #[arg(short, long)]
+        unit: Option<String>,
+        /// Show what the machine itself said
+        #[arg(long, conflicts_with = "unit")]
+        console: bool,
+        /// Show this many of the last lines only
+        #[arg(long, value_name = "N")]
+        tail: Option<usize>,
+    },
+    /// Handle the images of the machines
+    Image {
+        #[command(subcommand)]
+        action: Image,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Make the cluster, or repair and complete it
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
+    /// Leave the user's kubeconfig alone
+    #[arg(long)]
+    pub(crate) no_kubeconfig: bool,
+    /// How many seconds the cluster may take to be ready
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub(crate) wait: u64,
+}
+
+/// Prove that the cluster works
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Check the cluster of this kubeconfig, whoever made it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of that kubeconfig
+    #[arg(long, requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
+    /// The image to run [default: one made from this executable]
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Write a JUnit report
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// How many seconds one check may take
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub(crate) wait: u64,
+}
+
+/// Change the user's kubeconfig
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Kubeconfig {
+    /// Print the cluster's kubeconfig
+    Print,
+    /// Put the cluster into $KUBECONFIG or ~/.kube/config
+    Merge,
+    /// Take the cluster out of $KUBECONFIG or ~/.kube/config
+    Remove,
+}
+
+/// Handle the images of the machines
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Load an image from a docker archive or an OCI layout, as a tar file or a directory
+    Load {
+        /// The file or directory
+        path: PathBuf,
+        /// Its name, where the file gives none
+        #[arg(long)]
+        tag: Option<String>,
+    },
+    /// List the images
+    Ls,
+    /// Remove an image
+    Rm {
+        /// Its name or id
+        image: String,
+    },
+}

@@ -1,0 +1,43 @@
+//! `cluster down`: takes away what the journal says, whatever state `up` has left.
+
+use super::{Session, kubeconfig};
+use crate::error::Result;
+use crate::plan::plan;
+use crate::provider::local::{self, Local};
+use crate::state::Made;
+
+/// Runs `cluster down`.
+pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
+    let name = session.name()?;
+    let state = session.home.cluster(&name);
+    let ui = session.ui;
+    if !state.directory().exists() {
+        ui.note(&format!("nothing to do: there is no cluster {name}"));
+        return Ok(());
+    }
+    let lock = state.lock()?;
+    let journal = state.journal()?;
+    if keep && let Some(spec) = state.spec()? {
+        let plan = plan(&spec);
+        ui.begin("machines", "stopping");
+        Local::new(&plan, &state).halt()?;
+    }
+    ui.begin("machines", "removing");
+    local::destroy(&journal).await?;
+    let verb = if keep { "stopped, their data is kept" } else { "removed" };
+    ui.done("machines", verb);
+    if keep {
+        let kept: Vec<Made> = journal.into_iter().filter(|made| matches!(made, Made::Context(_))).collect();
+        state.write_json("journal.json", &kept)?;
+        ui.note(&format!("cluster {name} is stopped; `cluster up --name {name}` starts it again"));
+        return Ok(());
+    }
+    for made in &journal {
+        if let Made::Context(file) = made {
+            kubeconfig::take(file, &name)?;
+        }
+    }
+    state.remove(lock)?;
+    ui.done_timed("state", &format!("cluster {name} is gone"));
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! `cluster status` and `cluster list`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use super::{Session, client, kubeconfig, ready};
+use crate::error::Result;
+use crate::plan::{Role, count, plan};
+use crate::provider::local::Local;
+use crate::ui::table;
+
+/// How long the API may take to answer: status is asked for when something hangs.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs `cluster status`.
+pub(super) async fn run(session: &Session<'_>) -> Result<()> {
+    let (plan, state) = session.existing()?;
+    let local = Local::new(&plan, &state);
+    let nodes = match std::fs::read_to_string(state.path(kubeconfig::OWN)) {
+        Ok(kubeconfig) => match tokio::time::timeout(PATIENCE, nodes(&kubeconfig)).await {
+            Ok(Ok(nodes)) => Ok(nodes),
+            Ok(Err(error)) => Err(error.line()),
+            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        },
+        Err(_) => Err("never was up".into()),
+    };
+    let mut rows = Vec::new();
+    let mut machines = Vec::new();
+    for machine in &plan.machines {
+        let running = local.running(machine)?;
+        let mut units = BTreeMap::new();
+        if running {
+            match local.status(machine) {
+                Ok(status) => {
+                    for (name, unit) in status.units {
+                        units.insert(name, format!("{:?}", unit.state).to_lowercase());
+                    }
+                }
+                Err(error) => {
+                    units.insert("init".into(), error.line());
+                }
+            }
+        }
+        let address = machine.address.to_string();
+        let node = match &nodes {
+            Ok(nodes) => nodes.get(&address).cloned().unwrap_or_else(|| "not registered".into()),
+            Err(_) => "unknown".into(),
+        };
+        let role = if machine.role == Role::Master { "master" } else { "worker" };
+        let state = if running { "running" } else { "stopped" };
+        let unit_text =
+            units.iter().map(|(name, state)| format!("{name} {state}")).collect::<Vec<_>>().join(", ");
+        rows.push(vec![
+            machine.name.clone(),
+            address.clone(),
+            role.to_owned(),
+            state.to_owned(),
+            node.clone(),
+            if unit_text.is_empty() { "-".into() } else { unit_text },
+        ]);
+        machines.push(json!({ "name": machine.name, "address": address, "role": role, "state": state,
+            "node": node, "units": units }));
+    }
+    let mut text = table(&["MACHINE", "ADDRESS", "ROLE", "STATE", "NODE", "UNITS"], &rows);
+    if let Err(error) = &nodes {
+        text.push_str(&format!("\nthe API at {} cannot be asked: {error}", plan.server()));
+    }
+    let value = json!({ "name": plan.spec.name, "server": plan.server(), "machines": machines,
+        "error": nodes.err() });
+    session.ui.answer(&text, &value);
+    Ok(())
+}
+
+async fn nodes(kubeconfig: &str) -> Result<BTreeMap<String, String>> {
+    let nodes: Api<Node> = Api::all(client(kubeconfig, None).await?);
+    let list = nodes.list(&ListParams::default()).await?;
+    Ok(list.items.iter().map(|node| (node.name_any(), ready::readiness(node))).collect())
+}
+
+/// Runs `cluster list`.
+pub(super) fn list(session: &Session<'_>) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    for name in session.home.list()? {
+        let state = session.home.cluster(&name);
+        let Some(spec) = state.spec()? else {
+            rows.push(vec![name.clone(), "-".into(), "half made".into(), "-".into()]);
+            values.push(json!({ "name": name, "state": "half made" }));
+            continue;
+        };
+        let plan = plan(&spec);
+        let local = Local::new(&plan, &state);
+        let mut running = 0;
+        for machine in &plan.machines {
+            running += u32::from(local.running(machine)?);
+        }
+        let machines = u32::try_from(plan.machines.len()).unwrap_or(u32::MAX);
+        rows.push(vec![
+            name.clone(),
+            spec.provider.name().into(),
+            format!("{running} of {} running", count(machines, "machine")),
+            plan.server(),
+        ]);
+        values.push(json!({ "name": name, "provider": spec.provider.name(), "machines": machines,
+            "running": running, "server": plan.server() }));
+    }
+    let text = if rows.is_empty() {
+        "no clusters".to_owned()
+    } else {
+        table(&["NAME", "PROVIDER", "STATE", "SERVER"], &rows)
+    };
+    session.ui.answer(&text, &json!(values));
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! `cluster up`: a list of steps, each of which does only what is missing.
+
+use std::time::{Duration, Instant};
+
+use super::{Session, kubeconfig, only_local, ready};
+use crate::artifacts::{admin_kubeconfig, machine_files, pki};
+use crate::cli::Up;
+use crate::error::{Error, Result};
+use crate::plan::{Plan, count, plan};
+use crate::provider::local::Local;
+use crate::spec::ClusterSpec;
+use crate::state::State;
+
+/// Runs `cluster up`.
+pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
+    let Up { overrides, no_kubeconfig, wait } = arguments;
+    let ui = session.ui;
+    let deadline = Instant::now() + Duration::from_secs(*wait);
+    let (spec, state) = session.wanted(overrides)?;
+    let plan = plan(&spec);
+    only_local(&spec)?;
+    one_master(&spec)?;
+    ui.done("plan", &plan.summary());
+    crate::preflight::check(&plan, &state, &session.home, ui).await?;
+    let _lock = state.lock()?;
+    state.record(&[])?;
+    state.save_spec(&spec)?;
+
+    let (pki, issued) = certificates(&plan, &state)?;
+    ui.done("certificates", &certificate_line(&plan, issued));
+
+    let local = Local::new(&plan, &state);
+    ui.begin("machines", "starting");
+    local.prepare()?;
+    let new_executable = local.install_executable()?;
+    let started = local.boot().await?;
+    let machines: Vec<String> =
+        plan.machines.iter().map(|machine| format!("{} {}", machine.name, machine.address)).collect();
+    ui.done("machines", &machines.join("  "));
+
+    ui.begin("install", "writing files");
+    let mut installed = 0;
+    for machine in &plan.machines {
+        let changed = local.write(machine, &machine_files(&plan, machine, &pki)?)?;
+        let running = !started.contains(&machine.name);
+        // A machine that has just started runs the new program and reads the new files by itself, if it had
+        // units before; one that ran already is told to.
+        let restart = changed || (new_executable && running);
+        if local.set_units(machine, restart)? || restart {
+            installed += 1;
+        }
+    }
+    let nodes = count(u32::try_from(plan.machines.len()).unwrap_or(u32::MAX), "node");
+    ui.done("install", &format!("control-plane and node-agent on {nodes}"));
+
+    ui.begin("ready", "waiting for units");
+    let own = admin_kubeconfig(&plan, &pki)?;
+    machinery::files::replace(&state.path(kubeconfig::OWN), own.as_bytes(), machinery::files::PRIVATE)?;
+    ready::wait(&local, &plan, &own, deadline, ui).await?;
+    ui.done_timed("ready", &format!("{nodes} Ready, DNS answers"));
+
+    if !no_kubeconfig {
+        let (file, _) = kubeconfig::put(&state, &own)?;
+        ui.note(&format!(
+            "kubectl is configured: context \"{}\" in {}",
+            spec.name,
+            kubeconfig::display(&file)
+        ));
+    }
+    if started.is_empty() && installed == 0 && issued == 0 {
+        ui.note(&format!("nothing to do: {} was up already", spec.name));
+    }
+    Ok(())
+}
+
+fn certificates(plan: &Plan, state: &State) -> Result<(pki::Pki, usize)> {
+    let directory = state.path("pki");
+    fs_err::create_dir_all(&directory)?;
+    pki::ensure(&directory, &plan.certificates, machinery::clock::system().now())
+}
+
+fn certificate_line(plan: &Plan, issued: usize) -> String {
+    let all = plan.certificates.len();
+    match issued {
+        0 => format!("CA and {all} certificates, as they were"),
+        issued if issued == all + 1 => format!("CA and {all} certificates"),
+        issued => format!("CA and {all} certificates, {issued} of them new"),
+    }
+}
+
+fn one_master(spec: &ClusterSpec) -> Result<()> {
+    if spec.masters.count == 1 {
+        return Ok(());
+    }
+    Err(Error::user(format!("{} masters cannot be brought up yet", spec.masters.count))
+        .because("several masters need the etcd store, and this version has only the embedded one")
+        .hint("use one master"))
+}
+
+/// Checks that a cluster that exists can become the wanted one.
+///
+/// # Errors
+/// Names every setting that cannot be changed while the cluster exists.
+pub(super) fn compatible(saved: &ClusterSpec, wanted: &ClusterSpec) -> Result<()> {
+    let mut differences = Vec::new();
+    let mut compare = |field: &str, has: String, asked: String| {
+        if has != asked {
+            differences.push(format!("{field} is {has}, asked for is {asked}"));
+        }
+    };
+    compare("provider", saved.provider.name().into(), wanted.provider.name().into());
+    compare("masters.count", saved.masters.count.to_string(), wanted.masters.count.to_string());
+    let first = |group: &crate::spec::Machines| group.first_address.to_string();
+    compare("masters.firstAddress", first(&saved.masters), first(&wanted.masters));
+    compare("workers.firstAddress", first(&saved.workers), first(&wanted.workers));
+    let (had, asks) = (&saved.network, &wanted.network);
+    compare("network.nodes", had.nodes.to_string(), asks.nodes.to_string());
+    compare("network.pods", had.pods.to_string(), asks.pods.to_string());
+    compare("network.services", had.services.to_string(), asks.services.to_string());
+    compare("network.host", had.host.to_string(), asks.host.to_string());
+    compare("network.dns", had.dns.to_string(), asks.dns.to_string());
+    compare("network.domain", had.domain.clone(), asks.domain.clone());
+    compare("network.apiPort", had.api_port.to_string(), asks.api_port.to_string());
+    if wanted.workers.count < saved.workers.count {
+        compare("workers.count", saved.workers.count.to_string(), wanted.workers.count.to_string());
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::user(format!("cluster {} exists with other settings", saved.name))
+        .because(differences.join("\n"))
+        .hint(format!("`cluster down --name {}` first, or give another --name", saved.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{check, parse};
+
+    fn spec(text: &str) -> ClusterSpec {
+        check(&parse(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn workers_may_be_added_and_nothing_else_may_change() {
+        let saved = spec("workers: { count: 1 }");
+        compatible(&saved, &spec("workers: { count: 3 }")).unwrap();
+        for other in ["workers: { count: 0 }", "network: { nodes: 172.18.4.0/24 }", "masters: { count: 3 }"] {
+            let error = compatible(&saved, &spec(other)).unwrap_err();
+            assert!(error.line().contains("exists with other settings"), "{}", error.line());
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Every machine, address, certificate and file that will exist. Pure: the same spec gives the same plan.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::Serialize;
+
+use crate::spec::{ClusterSpec, Machines, ProviderKind};
+
+/// Where a node keeps its certificates and keys.
+pub(crate) const PKI_DIRECTORY: &str = "/etc/kubernetes/pki";
+/// The port of the kubelet API.
+pub(crate) const KUBELET_PORT: u16 = 10250;
+
+/// What will exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Plan {
+    /// What was asked for.
+    pub(crate) spec: ClusterSpec,
+    /// Masters first, then workers, each in the order of their addresses.
+    pub(crate) machines: Vec<Machine>,
+    /// The certificates beside the authority's own.
+    pub(crate) certificates: Vec<Certificate>,
+    /// The bridge on the host; of the local provider only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bridge: Option<String>,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Machine {
+    /// Its short name: `m1`, `w1`.
+    pub(crate) name: String,
+    /// What it does.
+    pub(crate) role: Role,
+    /// Its address, which is also its node's name.
+    pub(crate) address: Ipv4Addr,
+    /// Its network card's address, made from the IP so that a machine that is made anew is reachable at once.
+    pub(crate) mac: String,
+    /// Thousandths of a CPU; `None` is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) milli_cpus: Option<u32>,
+    /// Bytes of memory; `None` is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<u64>,
+    /// Labels that the node registers with.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The programs that run on it, in the order in which they start.
+    pub(crate) units: Vec<Unit>,
+    /// The files that it needs beside the executable.
+    pub(crate) files: Vec<String>,
+}
+
+/// What a machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Runs the control plane, and no pods unless they insist.
+    Master,
+    /// Runs pods.
+    Worker,
+}
+
+/// A program that a machine keeps running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Unit {
+    /// Its name: also that of its log.
+    pub(crate) name: String,
+    /// The program and its arguments.
+    pub(crate) command: Vec<String>,
+    /// Units that have to be ready before it is started.
+    pub(crate) after: Vec<String>,
+}
+
+/// A certificate that the cluster's authority signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Certificate {
+    /// The name of its files, without `.crt` and `.key`.
+    pub(crate) name: String,
+    /// The user that it stands for.
+    pub(crate) common_name: String,
+    /// The user's groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) organizations: Vec<String>,
+    /// The names that a server is called by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dns_names: Vec<String>,
+    /// The addresses that a server is reached at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Which side of a connection shows it.
+    pub(crate) usage: Usage,
+}
+
+/// Which side of a connection shows a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Usage {
+    /// The one that listens.
+    Server,
+    /// The one that connects.
+    Client,
+}
+
+impl Plan {
+    /// Returns the masters.
+    pub(crate) fn masters(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|machine| machine.role == Role::Master)
+    }
+
+    /// Returns the address that the person in front of kubectl uses.
+    pub(crate) fn server(&self) -> String {
+        let address = self.masters().next().map_or(self.spec.network.host, |master| master.address);
+        format!("https://{address}:{}", self.spec.network.api_port)
+    }
+
+    /// Returns the machine with this short name or address.
+    pub(crate) fn machine(&self, name: &str) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.name == name || machine.address.to_string() == name)
+    }
+
+    /// Returns the plan in one line, such as `lab: 1 master, 1 worker, local provider`.
+    pub(crate) fn summary(&self) -> String {
+        let ClusterSpec { name, provider, masters, workers, .. } = &self.spec;
+        format!(
+            "{name}: {}, {}, {} provider",
+            count(masters.count, "master"),
+            count(workers.count, "worker"),
+            provider.name()
+        )
+    }
+}
+
+/// Returns a number with its noun.
+pub(crate) fn count(number: u32, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// Works out what will exist.
+pub(crate) fn plan(spec: &ClusterSpec) -> Plan {
+    let machines: Vec<Machine> = members(spec, Role::Master, &spec.masters)
+        .chain(members(spec, Role::Worker, &spec.workers))
+        .collect();
+    let certificates = certificates(spec, &machines);
+    let bridge = (spec.provider == ProviderKind::Local).then(|| bridge_name(&spec.name));
+    Plan { spec: spec.clone(), machines, certificates, bridge }
+}
+
+fn members(spec: &ClusterSpec, role: Role, group: &Machines) -> impl Iterator<Item = Machine> {
+    let letter = if role == Role::Master { 'm' } else { 'w' };
+    (0..group.count).map(move |index| {
+        let name = format!("{letter}{}", index + 1);
+        let address = Ipv4Addr::from(u32::from(group.first_address).saturating_add(index));
+        Machine {
+            files: files(role, &name),
+            units: units(role),
+            mac: mac(spec.provider, address),
+            name,
+            role,
+            address,
+            milli_cpus: group.milli_cpus,
+            memory: group.memory,
+            labels: group.labels.clone(),
+        }
+    })
+}
+
+/// Returns the network card's address of the machine at `address`.
+pub(crate) fn mac(provider: ProviderKind, address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    match provider {
+        ProviderKind::Local => format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
+        // Within QEMU's own range; the first octet is the same in all of a cluster.
+        ProviderKind::Vagrant | ProviderKind::Qemu => format!("52:54:00:{b:02x}:{c:02x}:{d:02x}"),
+    }
+}
+
+fn units(role: Role) -> Vec<Unit> {
+    let unit = |name: &str, after: &[&str]| Unit {
+        name: name.into(),
+        command: vec![format!("/opt/bin/{name}"), "--config".into(), format!("/etc/kubernetes/{name}.yaml")],
+        after: after.iter().map(|&unit| unit.to_owned()).collect(),
+    };
+    match role {
+        // The agent needs an API server; on the machine that has one it need not try before that serves.
+        Role::Master => vec![unit("control-plane", &[]), unit("node-agent", &["control-plane"])],
+        Role::Worker => vec![unit("node-agent", &[])],
+    }
+}
+
+/// Returns the names of a machine's files. The contents are made with the artifacts.
+fn files(role: Role, machine: &str) -> Vec<String> {
+    let mut files = vec![
+        format!("{PKI_DIRECTORY}/ca.crt"),
+        format!("{PKI_DIRECTORY}/{machine}-serving.crt"),
+        format!("{PKI_DIRECTORY}/{machine}-serving.key"),
+        "/etc/kubernetes/node-agent.kubeconfig".into(),
+        "/etc/kubernetes/node-agent.yaml".into(),
+    ];
+    if role == Role::Master {
+        files.extend(
+            ["ca.key", "apiserver.crt", "apiserver.key", "apiserver-kubelet-client.crt"]
+                .iter()
+                .chain(&["apiserver-kubelet-client.key", "service-account.key"])
+                .map(|name| format!("{PKI_DIRECTORY}/{name}")),
+        );
+        files.push("/etc/kubernetes/control-plane.yaml".into());
+    }
+    files.sort();
+    files
+}
+
+fn certificates(spec: &ClusterSpec, machines: &[Machine]) -> Vec<Certificate> {
+    let client = |name: String, user: String, groups: &[&str]| Certificate {
+        name,
+        common_name: user,
+        organizations: groups.iter().map(|&group| group.to_owned()).collect(),
+        dns_names: Vec::new(),
+        addresses: Vec::new(),
+        usage: Usage::Client,
+    };
+    let masters = machines.iter().filter(|machine| machine.role == Role::Master);
+    let mut addresses: Vec<IpAddr> = masters.map(|master| master.address.into()).collect();
+    addresses.push(api_address(spec).into());
+    addresses.push(Ipv4Addr::LOCALHOST.into());
+    let domain = &spec.network.domain;
+    let mut all = vec![
+        Certificate {
+            name: "apiserver".into(),
+            common_name: "kube-apiserver".into(),
+            organizations: Vec::new(),
+            dns_names: ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+                .iter()
+                .map(|&name| name.to_owned())
+                .chain([format!("kubernetes.default.svc.{domain}")])
+                .collect(),
+            addresses,
+            usage: Usage::Server,
+        },
+        client(
+            "apiserver-kubelet-client".into(),
+            "kube-apiserver-kubelet-client".into(),
+            &["system:masters"],
+        ),
+        client("admin".into(), "kubernetes-admin".into(), &["system:masters"]),
+    ];
+    for machine in machines {
+        let user = format!("system:node:{}", machine.address);
+        all.push(client(format!("{}-client", machine.name), user.clone(), &["system:nodes"]));
+        all.push(Certificate {
+            name: format!("{}-serving", machine.name),
+            common_name: user,
+            organizations: vec!["system:nodes".into()],
+            dns_names: vec![machine.name.clone(), machine.address.to_string()],
+            addresses: vec![machine.address.into(), Ipv4Addr::LOCALHOST.into()],
+            usage: Usage::Server,
+        });
+    }
+    // A name that is an address is no DNS name to verifiers.
+    for certificate in &mut all {
+        certificate.dns_names.retain(|name| name.parse::<IpAddr>().is_err());
+    }
+    all
+}
+
+/// Returns the API's own service address: the first of the service network.
+pub(crate) fn api_address(spec: &ClusterSpec) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(spec.network.services.network()).saturating_add(1))
+}
+
+/// Returns the bridge's name: readable where it fits into the kernel's 15 characters, else with a digest.
+pub(crate) fn bridge_name(cluster: &str) -> String {
+    let plain = format!("cl-{cluster}");
+    if plain.len() <= 15 { plain } else { format!("cl-{}-{}", &cluster[..5], short_digest(cluster)) }
+}
+
+/// Returns the name of the host's end of a machine's cable.
+pub(crate) fn cable_name(cluster: &str, machine: &str) -> String {
+    format!("cl{}-{machine}", short_digest(cluster))
+}
+
+/// Returns six hexadecimal digits that tell clusters apart.
+fn short_digest(text: &str) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(text.as_bytes());
+    digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Document, check, parse};
+
+    fn plan_of(text: &str) -> Plan {
+        plan(&check(&parse(text).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn the_default_lab_is_the_one_of_the_guide() {
+        let plan = plan(&check(&Document::default()).unwrap());
+        assert_eq!(plan.summary(), "lab: 1 master, 1 worker, local provider");
+        assert_eq!(plan.server(), "https://172.17.4.101:443");
+        insta::assert_json_snapshot!(plan);
+    }
+
+    #[test]
+    fn three_masters_and_two_workers_follow_each_other() {
+        let plan = plan_of("provider: qemu\nmasters: { count: 3 }\nworkers: { count: 2 }");
+        let all: Vec<String> =
+            plan.machines.iter().map(|machine| format!("{} {}", machine.name, machine.address)).collect();
+        assert_eq!(
+            all,
+            ["m1 172.17.4.101", "m2 172.17.4.102", "m3 172.17.4.103", "w1 172.17.4.201", "w2 172.17.4.202"]
+        );
+        assert_eq!(plan.certificates.len(), 3 + 2 * 5);
+    }
+
+    #[test]
+    fn interface_names_fit_the_kernel_and_differ() {
+        let long = "a-name-of-the-greatest-length-ok";
+        for name in ["lab", "twelve-chars", long] {
+            assert!(bridge_name(name).len() <= 15, "{}", bridge_name(name));
+            assert!(cable_name(name, "w250").len() <= 15, "{}", cable_name(name, "w250"));
+        }
+        assert_ne!(bridge_name(long), bridge_name("a-name-of-the-greatest-length-no"));
+    }
+}

@@ -1,0 +1,263 @@
+//! What the user asks for: `cluster.yaml`, flags and defaults, checked and complete.
+//!
+//! [`parse`] reads the file, flags are laid over it, [`check`] finds everything that is wrong at once and
+//! returns a [`ClusterSpec`] in which nothing is left open. Pure: no file, no clock, no kernel.
+
+mod check;
+mod document;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use check::{NODE_PREFIX, check};
+pub(crate) use document::{At, Document, Place};
+
+use crate::error::Error;
+
+/// Everything that decides what a cluster is. Saved in the state directory by `up`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ClusterSpec {
+    /// The cluster's name: a DNS label.
+    pub(crate) name: String,
+    /// Who makes the machines.
+    pub(crate) provider: ProviderKind,
+    /// The machines that run the control plane.
+    pub(crate) masters: Machines,
+    /// The machines that run pods only.
+    pub(crate) workers: Machines,
+    /// Addresses and ports.
+    pub(crate) network: Network,
+    /// For each registry its mirrors, as URLs.
+    pub(crate) mirrors: BTreeMap<String, Vec<String>>,
+    /// The operating system; of virtual machines only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) os: Option<Os>,
+    /// How virtual machines are reached.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) ssh: Option<Ssh>,
+}
+
+/// Who makes the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProviderKind {
+    /// Namespaces of this Linux machine.
+    Local,
+    /// Virtual machines that Vagrant boots.
+    Vagrant,
+    /// Virtual machines that QEMU boots directly.
+    Qemu,
+}
+
+impl ProviderKind {
+    /// Returns its name in the spec.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Vagrant => "vagrant",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// Machines of one role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Machines {
+    /// How many.
+    pub(crate) count: u32,
+    /// The first one's address; the others follow.
+    pub(crate) first_address: Ipv4Addr,
+    /// Thousandths of a CPU each may use; `None` is all.
+    pub(crate) milli_cpus: Option<u32>,
+    /// Bytes of memory each may use; `None` is all.
+    pub(crate) memory: Option<u64>,
+    /// Bytes of disk; virtual machines only.
+    pub(crate) disk: Option<u64>,
+    /// Labels that the nodes register with.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Addresses and ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Network {
+    /// Where machines have their addresses.
+    pub(crate) nodes: Ipv4Net,
+    /// Where pods have theirs; each node gets a /24.
+    pub(crate) pods: Ipv4Net,
+    /// Where services have theirs.
+    pub(crate) services: Ipv4Net,
+    /// The host's address in the node network.
+    pub(crate) host: Ipv4Addr,
+    /// The first etcd member's address.
+    pub(crate) etcd: Ipv4Addr,
+    /// The cluster DNS's service address.
+    pub(crate) dns: Ipv4Addr,
+    /// The DNS domain of the cluster.
+    pub(crate) domain: String,
+    /// The TCP port of the API on every master.
+    pub(crate) api_port: u16,
+    /// First and last node port.
+    pub(crate) node_ports: (u16, u16),
+    /// First and last address for services of type LoadBalancer.
+    pub(crate) load_balancers: (Ipv4Addr, Ipv4Addr),
+}
+
+/// The operating system of virtual machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Os {
+    /// Which one.
+    pub(crate) flavor: Flavor,
+    /// Its release channel.
+    pub(crate) channel: String,
+    /// One version; `None` is the channel's newest.
+    pub(crate) version: Option<String>,
+    /// The Vagrant box's name.
+    pub(crate) vagrant_box: Option<String>,
+    /// Where the box comes from.
+    pub(crate) box_url: Option<String>,
+    /// A disk image: a path or URL.
+    pub(crate) image: Option<String>,
+    /// The image's or box's SHA-256, in hexadecimal.
+    pub(crate) checksum: Option<String>,
+}
+
+/// Which CoreOS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Flavor {
+    /// Flatcar Container Linux.
+    Flatcar,
+    /// Fedora CoreOS.
+    FedoraCoreos,
+}
+
+/// How virtual machines are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Ssh {
+    /// The user to log in as.
+    pub(crate) user: String,
+    /// A public key to let in beside the tool's own.
+    pub(crate) public_key: Option<String>,
+}
+
+/// One thing that is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Where it was written.
+    pub(crate) place: Place,
+    /// The field's path, such as `network.pods`.
+    pub(crate) field: String,
+    /// What is wrong, with the value.
+    pub(crate) wrong: String,
+    /// What would be right.
+    pub(crate) right: String,
+}
+
+/// What flags say; each one wins over the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Overrides {
+    /// Who makes the machines: local, vagrant or qemu
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// How many machines run the control plane
+    #[arg(long)]
+    pub(crate) masters: Option<i64>,
+    /// How many machines run pods only
+    #[arg(long)]
+    pub(crate) workers: Option<i64>,
+    /// The machines' network, such as 172.17.4.0/24
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) node_network: Option<String>,
+    /// The pods' network, such as 10.2.0.0/16
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_network: Option<String>,
+    /// The services' network, such as 10.3.0.0/24
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_network: Option<String>,
+}
+
+impl Overrides {
+    /// Returns whether no flag was given.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Reads a spec without checking what its values mean.
+///
+/// # Errors
+/// Text that is not YAML, an unknown field, a value of the wrong type; with its line.
+pub(crate) fn parse(text: &str) -> Result<Document, Problem> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Document::default());
+    }
+    serde_yaml::from_str::<Document>(text).map_err(|error| {
+        let place = error
+            .location()
+            .map_or(Place::Default, |location| Place::File(location.line(), location.column()));
+        let wrong = error.without_snippet().to_string();
+        // The library ends some messages with the place, which the problem carries by itself.
+        let wrong = wrong.split(" at line ").next().unwrap_or_default().trim().to_owned();
+        Problem { place, field: String::new(), wrong, right: "see examples/ for every field".into() }
+    })
+}
+
+/// Lays flags over a file.
+pub(crate) fn overlay(document: &mut Document, name: Option<&str>, overrides: &Overrides) {
+    let Overrides { provider, masters, workers, node_network, pod_network, service_network } = overrides;
+    if let Some(name) = name {
+        document.name = Some(At::flag("--name", name.to_owned()));
+    }
+    if let Some(provider) = provider {
+        document.provider = Some(At::flag("--provider", provider.clone()));
+    }
+    if let Some(count) = masters {
+        document.masters.get_or_insert_default().count = Some(At::flag("--masters", *count));
+    }
+    if let Some(count) = workers {
+        document.workers.get_or_insert_default().count = Some(At::flag("--workers", *count));
+    }
+    let network = |document: &mut Document| document.network.take().unwrap_or_default();
+    if let Some(cidr) = node_network {
+        let mut section = network(document);
+        section.nodes = Some(At::flag("--node-network", cidr.clone()));
+        document.network = Some(section);
+    }
+    if let Some(cidr) = pod_network {
+        let mut section = network(document);
+        section.pods = Some(At::flag("--pod-network", cidr.clone()));
+        document.network = Some(section);
+    }
+    if let Some(cidr) = service_network {
+        let mut section = network(document);
+        section.services = Some(At::flag("--service-network", cidr.clone()));
+        document.network = Some(section);
+    }
+}
+
+/// Turns what is wrong with `source` into one error.
+pub(crate) fn refuse(source: &str, problems: &[Problem]) -> Error {
+    let lines: Vec<String> = problems.iter().map(|problem| describe(source, problem)).collect();
+    let count = if lines.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", lines.len()) };
+    Error::user(format!("the spec cannot be used: {count}\n{}", lines.join("\n")))
+}
+
+fn describe(source: &str, problem: &Problem) -> String {
+    let Problem { place, field, wrong, right } = problem;
+    let at = match place {
+        Place::File(line, column) => format!("{source}:{line}:{column}"),
+        other => other.to_string(),
+    };
+    let field = if field.is_empty() { String::new() } else { format!(" {field}:") };
+    format!("  {at}:{field} {wrong}\n    right: {right}")
+}
