@@ -15,6 +15,8 @@ pub use kind::{Kind, Part, Scope, Storage, Subresource};
 pub use scale::ScalePaths;
 pub use strategy::{Read, SelectableField, Strategy};
 pub use table::{Cells, Column, Table};
+pub(crate) use strategy::{drop_status, keep_other_parts};
+pub(crate) use table::{AGE, NAME};
 
 /// A set of kinds.
 #[derive(Debug, Clone, Default)]

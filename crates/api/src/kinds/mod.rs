@@ -3,13 +3,20 @@
 //! A file exports `describe(&mut Kind)`, which sets the strategy, the selectable fields and the table of its
 //! kind; the list below says which file speaks for which kind. What is not listed is generic.
 
+mod cells;
+mod check;
 mod fields;
+mod pod;
 
 use crate::registry::Kind;
 
 /// Completes the descriptor of a kind whose facts are read.
 pub(crate) fn describe(kind: &mut Kind) {
     fields::describe(kind);
+    match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("", "Pod" | "PodTemplate") => pod::describe(kind),
+        _ => {}
+    }
     kind.strategy.generation = generation(kind);
 }
 

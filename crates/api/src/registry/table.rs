@@ -96,7 +96,7 @@ impl std::fmt::Debug for Cells {
 #[derive(Debug, Clone)]
 pub struct Table {
     /// The columns.
-    pub columns: Cow<'static, [Column]>,
+    pub columns: Vec<Column>,
     /// Makes a row's cells, one for each column.
     pub cells: Cells,
 }
@@ -104,16 +104,15 @@ pub struct Table {
 impl Table {
     /// Returns a table whose rows a function makes.
     #[must_use]
-    pub const fn new(columns: &'static [Column], cells: fn(&Value, Timestamp) -> Vec<Value>) -> Self {
-        Self { columns: Cow::Borrowed(columns), cells: Cells::Function(cells) }
+    pub fn new(columns: Vec<Column>, cells: fn(&Value, Timestamp) -> Vec<Value>) -> Self {
+        Self { columns, cells: Cells::Function(cells) }
     }
 
     /// Returns the table of kinds that have none of their own: name and creation time.
     #[must_use]
-    pub const fn generic() -> Self {
-        const COLUMNS: &[Column] =
-            &[NAME, Column::of("Created At", "date", "", "When the object was created.", 0)];
-        Self::new(COLUMNS, |object, _| {
+    pub fn generic() -> Self {
+        let columns = vec![NAME, Column::of("Created At", "date", "", "When the object was created.", 0)];
+        Self::new(columns, |object, _| {
             let meta = &object["metadata"];
             vec![meta["name"].clone(), meta["creationTimestamp"].clone()]
         })
