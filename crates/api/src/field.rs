@@ -141,6 +141,7 @@ impl Error {
                 text.push_str(": ");
                 match &self.value {
                     Value::String(value) => text.push_str(&quote(value)),
+                    Value::Null => text.push_str("\"null\""),
                     other => text.push_str(&other.to_string()),
                 }
             }

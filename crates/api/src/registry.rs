@@ -14,9 +14,9 @@ use std::sync::{Arc, OnceLock};
 pub use kind::{Kind, Part, Scope, Storage, Subresource};
 pub use scale::ScalePaths;
 pub use strategy::{Read, SelectableField, Strategy};
-pub use table::{Cells, Column, Table};
 pub(crate) use strategy::{drop_status, keep_other_parts};
 pub(crate) use table::{AGE, NAME};
+pub use table::{Cells, Column, Table};
 
 /// A set of kinds.
 #[derive(Debug, Clone, Default)]

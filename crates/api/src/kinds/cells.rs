@@ -11,7 +11,8 @@ use crate::value::{list, text};
 
 pub(super) const NONE: &str = "<none>";
 pub(super) const UNSET: &str = "<unset>";
-pub(super) const CONTAINERS: Column = Column::wide("Containers", "The names of the containers in the template.");
+pub(super) const CONTAINERS: Column =
+    Column::wide("Containers", "The names of the containers in the template.");
 pub(super) const IMAGES: Column = Column::wide("Images", "The images of the containers in the template.");
 pub(super) const SELECTOR: Column = Column::wide("Selector", "The labels that select the pods.");
 

@@ -31,7 +31,12 @@ pub(super) fn positive(object: &Value, key: &str, path: &Path, errors: &mut Erro
 }
 
 /// Checks that a text is there. Returns it when it is.
-pub(super) fn required<'a>(object: &'a Value, key: &str, path: &Path, errors: &mut Errors) -> Option<&'a str> {
+pub(super) fn required<'a>(
+    object: &'a Value,
+    key: &str,
+    path: &Path,
+    errors: &mut Errors,
+) -> Option<&'a str> {
     match text(object, key) {
         "" => {
             errors.required(&path.child(key), "");
@@ -185,7 +190,8 @@ pub(super) fn at_most_all(value: &Value, path: &Path, errors: &mut Errors) {
 }
 
 fn is_percent(text: &str) -> bool {
-    text.strip_suffix('%').is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    text.strip_suffix('%')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Says whether a count or percentage is zero.

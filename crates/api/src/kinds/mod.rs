@@ -3,6 +3,8 @@
 //! A file exports `describe(&mut Kind)`, which sets the strategy, the selectable fields and the table of its
 //! kind; the list below says which file speaks for which kind. What is not listed is generic.
 
+mod apps;
+mod batch;
 mod cells;
 mod check;
 mod fields;
@@ -15,6 +17,13 @@ pub(crate) fn describe(kind: &mut Kind) {
     fields::describe(kind);
     match (kind.group.as_ref(), kind.kind.as_ref()) {
         ("", "Pod" | "PodTemplate") => pod::describe(kind),
+        ("", "ReplicationController") | ("apps", "ReplicaSet") => apps::replicas::describe(kind),
+        ("apps", "ControllerRevision") => apps::controller_revision::describe(kind),
+        ("apps", "DaemonSet") => apps::daemonset::describe(kind),
+        ("apps", "Deployment") => apps::deployment::describe(kind),
+        ("apps", "StatefulSet") => apps::statefulset::describe(kind),
+        ("batch", "CronJob") => batch::cronjob::describe(kind),
+        ("batch", "Job") => batch::job::describe(kind),
         _ => {}
     }
     kind.strategy.generation = generation(kind);

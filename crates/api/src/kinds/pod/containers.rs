@@ -102,7 +102,10 @@ fn init(container: &Value, path: &Path, errors: &mut Errors) {
     }
     for key in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
         if !container[key].is_null() {
-            errors.forbidden(&path.child(key), "may not be set for init containers without restartPolicy=Always");
+            errors.forbidden(
+                &path.child(key),
+                "may not be set for init containers without restartPolicy=Always",
+            );
         }
     }
 }
@@ -146,7 +149,11 @@ fn ports(container: &Value, host_network: bool, path: &Path, errors: &mut Errors
         if host != 0 {
             check::port_number(host, &at.child("hostPort"), errors);
             if host_network && host != number {
-                errors.invalid(&at.child("containerPort"), number, "must match `hostPort` when `hostNetwork` is true");
+                errors.invalid(
+                    &at.child("containerPort"),
+                    number,
+                    "must match `hostPort` when `hostNetwork` is true",
+                );
             }
         }
         check::one_of(port, "protocol", PROTOCOLS, &at, errors);
@@ -218,8 +225,7 @@ fn value_from(variable: &Value, path: &Path, errors: &mut Errors) {
         }
     }
     if found.is_empty() {
-        let why =
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         errors.invalid(path, "", why);
     } else if !text(variable, "value").is_empty() {
         errors.invalid(path, "", "may not be specified when `value` is not empty");

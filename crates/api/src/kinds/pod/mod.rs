@@ -11,9 +11,9 @@ mod update;
 mod validate;
 mod volumes;
 
+pub(super) use default::template as default_template;
 pub(crate) use qos::class as qos_class;
 pub(super) use resources::{quantity, resource_list};
-pub(super) use default::template as default_template;
 pub(super) use validate::template as validate_template;
 
 use serde_json::{Value, json};
@@ -54,18 +54,19 @@ pub(super) fn describe(kind: &mut Kind) {
 }
 
 fn templates() -> Table {
-    Table::new(vec![
-        NAME,
-        Column::text("Containers", "The names of the containers in the template."),
-        Column::text("Images", "The images of the containers in the template."),
-        Column::text("Pod Labels", "The labels that pods of the template get."),
-    ],
-    |object, _| {
-        let [names, images] = cells::containers(&object["template"]["spec"]);
-        let labels = cells::labels(&object["template"]["metadata"]["labels"]);
-        vec![cells::name(object), names, images, labels.into()]
-    },
-)
+    Table::new(
+        vec![
+            NAME,
+            Column::text("Containers", "The names of the containers in the template."),
+            Column::text("Images", "The images of the containers in the template."),
+            Column::text("Pod Labels", "The labels that pods of the template get."),
+        ],
+        |object, _| {
+            let [names, images] = cells::containers(&object["template"]["spec"]);
+            let labels = cells::labels(&object["template"]["metadata"]["labels"]);
+            vec![cells::name(object), names, images, labels.into()]
+        },
+    )
 }
 
 fn prepare_create(_: &Kind, pod: &mut Value) {

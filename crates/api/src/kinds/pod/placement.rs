@@ -76,7 +76,8 @@ fn affinity(affinity: &Value, path: &Path, errors: &mut Errors) {
         for (index, term) in list(pods, "requiredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
             pod_term(term, &at.child("requiredDuringSchedulingIgnoredDuringExecution").index(index), errors);
         }
-        for (index, soft) in list(pods, "preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
+        for (index, soft) in list(pods, "preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate()
+        {
             let at = at.child("preferredDuringSchedulingIgnoredDuringExecution").index(index);
             weight(soft, &at, errors);
             pod_term(&soft["podAffinityTerm"], &at.child("podAffinityTerm"), errors);
@@ -104,7 +105,10 @@ fn node_term(term: &Value, path: &Path, errors: &mut Errors) {
                 errors.forbidden(&at.child("values"), why);
             }
             "Gt" | "Lt" if values.len() != 1 => {
-                errors.required(&at.child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'");
+                errors.required(
+                    &at.child("values"),
+                    "must be specified single value when `operator` is 'Lt' or 'Gt'",
+                );
             }
             operator if NODE_OPERATORS.contains(&operator) => {}
             other => errors.invalid(&at.child("operator"), other, "not a valid selector operator"),

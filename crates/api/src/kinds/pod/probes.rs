@@ -12,7 +12,9 @@ pub(super) fn probe(probe: &Value, once: bool, path: &Path, errors: &mut Errors)
         return;
     }
     handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], path, errors);
-    for key in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for key in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
         check::not_negative(probe, key, path, errors);
     }
     if let Some(grace) = int(probe, "terminationGracePeriodSeconds")
@@ -55,7 +57,11 @@ fn handler(handler: &Value, known: &[&str], path: &Path, errors: &mut Errors) {
             "grpc" => check::port_number(int(action, "port").unwrap_or(0), &at.child("port"), errors),
             "sleep" if int(action, "seconds").unwrap_or(0) < 0 => {
                 let seconds = int(action, "seconds").unwrap_or(0);
-                errors.invalid(&at, seconds, "must be greater than 0 and less than terminationGracePeriodSeconds");
+                errors.invalid(
+                    &at,
+                    seconds,
+                    "must be greater than 0 and less than terminationGracePeriodSeconds",
+                );
             }
             _ => {}
         }

@@ -46,9 +46,13 @@ mod tests {
             (vec![full.clone(), json!({})], "Burstable"),
             (vec![json!({"limits": {"cpu": "1", "memory": "1Gi"}})], "Guaranteed"),
             (vec![json!({"limits": {"cpu": "1"}})], "Burstable"),
-            (vec![json!({"limits": {"cpu": "2", "memory": "1"}, "requests": {"cpu": "1", "memory": "1"}})], "Burstable"),
+            (
+                vec![json!({"limits": {"cpu": "2", "memory": "1"}, "requests": {"cpu": "1", "memory": "1"}})],
+                "Burstable",
+            ),
         ] {
-            let containers: Vec<Value> = resources.iter().map(|resources| json!({"resources": resources})).collect();
+            let containers: Vec<Value> =
+                resources.iter().map(|resources| json!({"resources": resources})).collect();
             assert_eq!(class(&json!({"spec": {"containers": containers}})), expect, "{resources:?}");
         }
     }

@@ -48,8 +48,16 @@ pub(in crate::kinds) fn quantity(name: &str, value: &Value, path: &Path, errors:
     if quantity.signum() < 0 {
         errors.invalid(path, quantity.to_string(), "must be greater than or equal to 0");
     }
-    let whole = matches!(name, "pods" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps" | "persistentvolumeclaims")
-        || (name.contains('/') && !is_native(name));
+    let whole = matches!(
+        name,
+        "pods"
+            | "services"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
+    ) || (name.contains('/') && !is_native(name));
     if whole && !quantity.is_whole() {
         errors.invalid(path, quantity.to_string(), "must be an integer");
     }

@@ -6,24 +6,24 @@ use serde_json::Value;
 use super::super::cells;
 use crate::meta;
 use crate::registry::{AGE, Column, NAME, Table};
-use crate::value::{at, flag, int, list, text};
 use crate::time;
+use crate::value::{at, flag, int, list, text};
 
 pub(super) fn table() -> Table {
     Table::new(
-    vec![
-        NAME,
-        Column::text("Ready", "How many of the pod's containers are ready for traffic."),
-        Column::text("Status", "The pod's state, summed up from its phase and its containers."),
-        Column::text("Restarts", "How often containers of the pod were restarted, and when last."),
-        AGE,
-        Column::wide("IP", "The pod's address."),
-        Column::wide("Node", "The node that runs the pod."),
-        Column::wide("Nominated Node", "The node where the pod will find room once others are gone."),
-        Column::wide("Readiness Gates", "How many of the pod's readiness gates have passed."),
-    ],
-    row,
-)
+        vec![
+            NAME,
+            Column::text("Ready", "How many of the pod's containers are ready for traffic."),
+            Column::text("Status", "The pod's state, summed up from its phase and its containers."),
+            Column::text("Restarts", "How often containers of the pod were restarted, and when last."),
+            AGE,
+            Column::wide("IP", "The pod's address."),
+            Column::wide("Node", "The node that runs the pod."),
+            Column::wide("Nominated Node", "The node where the pod will find room once others are gone."),
+            Column::wide("Readiness Gates", "How many of the pod's readiness gates have passed."),
+        ],
+        row,
+    )
 }
 
 fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
@@ -74,7 +74,8 @@ struct Summary {
 impl Summary {
     fn restarted(&mut self, status: &Value) {
         self.restarts += int(status, "restartCount").unwrap_or(0);
-        self.last_restart = self.last_restart.max(time::parse(text(status, "lastState.terminated.finishedAt")));
+        self.last_restart =
+            self.last_restart.max(time::parse(text(status, "lastState.terminated.finishedAt")));
     }
 }
 
@@ -85,7 +86,9 @@ fn summary(pod: &Value) -> Summary {
         reason => reason,
     }
     .to_owned();
-    if cells::condition(pod, "PodScheduled").is_some_and(|condition| text(condition, "reason") == "SchedulingGated") {
+    if cells::condition(pod, "PodScheduled")
+        .is_some_and(|condition| text(condition, "reason") == "SchedulingGated")
+    {
         reason = "SchedulingGated".into();
     }
     let init = list(pod, "spec.initContainers");
@@ -101,7 +104,8 @@ fn summary(pod: &Value) -> Summary {
         last_restart: None,
     };
     // Once the pod is initialized only the restarts of those init containers count that go on running.
-    let mut running_init = Summary { ready: 0, total: 0, reason: String::new(), restarts: 0, last_restart: None };
+    let mut running_init =
+        Summary { ready: 0, total: 0, reason: String::new(), restarts: 0, last_restart: None };
     let mut initializing = false;
     for (index, status) in list(pod, "status.initContainerStatuses").iter().enumerate() {
         all.restarted(status);
@@ -192,7 +196,8 @@ mod tests {
     fn the_status_sums_up_phase_and_containers() {
         let running = |ready: bool| json!({"ready": ready, "state": {"running": {}}});
         let waiting = |reason: &str| json!({"state": {"waiting": {"reason": reason}}});
-        let ended = |reason: &str, code: i32| json!({"state": {"terminated": {"reason": reason, "exitCode": code}}});
+        let ended =
+            |reason: &str, code: i32| json!({"state": {"terminated": {"reason": reason, "exitCode": code}}});
         for (status, ready, reason) in [
             (json!({"phase": "Pending"}), "0/3", "Pending"),
             (json!({"phase": "Failed", "reason": "Evicted"}), "0/3", "Evicted"),
@@ -201,7 +206,11 @@ mod tests {
                 "0/3",
                 "SchedulingGated",
             ),
-            (json!({"phase": "Running", "containerStatuses": [running(true), running(true)]}), "2/3", "Running"),
+            (
+                json!({"phase": "Running", "containerStatuses": [running(true), running(true)]}),
+                "2/3",
+                "Running",
+            ),
             (
                 json!({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff"), running(true)]}),
                 "1/3",
@@ -225,7 +234,11 @@ mod tests {
                 "1/3",
                 "NotReady",
             ),
-            (json!({"phase": "Pending", "initContainerStatuses": [waiting("PodInitializing")]}), "0/3", "Init:0/2"),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [waiting("PodInitializing")]}),
+                "0/3",
+                "Init:0/2",
+            ),
             (
                 json!({"phase": "Pending", "initContainerStatuses": [ended("Completed", 0), {"name": "s"}]}),
                 "0/3",

@@ -48,7 +48,8 @@ fn main(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
     let gates = list(old, "spec.schedulingGates");
     for gate in list(new, "spec.schedulingGates") {
         if !gates.contains(gate) {
-            let why = format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
+            let why =
+                format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
             errors.forbidden(&path.child("schedulingGates"), why);
         }
     }
@@ -90,7 +91,8 @@ fn main(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
 fn differences(old: &Value, new: &Value, path: &str, found: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(was), Value::Object(is)) => {
-            let mut keys: Vec<&String> = was.keys().chain(is.keys().filter(|key| !was.contains_key(*key))).collect();
+            let mut keys: Vec<&String> =
+                was.keys().chain(is.keys().filter(|key| !was.contains_key(*key))).collect();
             keys.sort_unstable();
             for key in keys {
                 let none = &Value::Null;
@@ -141,9 +143,15 @@ fn ephemeral(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
     for before in list(old, "spec.ephemeralContainers") {
         let name = text(before, "name");
         match now.iter().find(|one| text(one, "name") == name) {
-            None => errors.forbidden(path, format!("existing ephemeral containers {} may not be removed\n", crate::field::quote(name))),
+            None => errors.forbidden(
+                path,
+                format!("existing ephemeral containers {} may not be removed\n", crate::field::quote(name)),
+            ),
             Some(one) if !same(one, before) => {
-                let why = format!("existing ephemeral containers {} may not be changed\n", crate::field::quote(name));
+                let why = format!(
+                    "existing ephemeral containers {} may not be changed\n",
+                    crate::field::quote(name)
+                );
                 errors.forbidden(path, why);
             }
             Some(_) => {}

@@ -25,7 +25,8 @@ pub(in crate::kinds) fn template(template: &Value, path: &Path, errors: &mut Err
     let at = path.child("spec");
     spec(&template["spec"], &at, errors);
     if !list(template, "spec.ephemeralContainers").is_empty() {
-        errors.forbidden(&at.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
+        errors
+            .forbidden(&at.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
 }
 

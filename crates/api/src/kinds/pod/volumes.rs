@@ -42,8 +42,13 @@ fn source(volume: &Value, path: &Path, errors: &mut Errors) {
         }
         match key.as_str() {
             "emptyDir" => {
-                if crate::quantity::Quantity::read(&source["sizeLimit"]).is_some_and(|limit| limit.signum() < 0) {
-                    errors.forbidden(&at.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
+                if crate::quantity::Quantity::read(&source["sizeLimit"])
+                    .is_some_and(|limit| limit.signum() < 0)
+                {
+                    errors.forbidden(
+                        &at.child("sizeLimit"),
+                        "SizeLimit field must be a valid resource quantity",
+                    );
                 }
             }
             "hostPath" => host_path(source, &at, errors),
@@ -206,7 +211,11 @@ pub(super) fn mounts(container: &Value, volumes: &BTreeSet<&str>, path: &Path, e
             no_dots(place, &at.child(key), errors);
         }
         if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-            errors.invalid(&at.child("subPathExpr"), text(mount, "subPathExpr"), "subPathExpr and subPath are mutually exclusive");
+            errors.invalid(
+                &at.child("subPathExpr"),
+                text(mount, "subPathExpr"),
+                "subPathExpr and subPath are mutually exclusive",
+            );
         }
         let propagation = &["Bidirectional", "HostToContainer", "None"];
         check::one_of_or_unset(mount, "mountPropagation", propagation, &at, errors);
