@@ -79,12 +79,18 @@ impl Rbac {
                     .collect();
                 let aggregation = role.get("aggregationRule").filter(|rule| rule.is_object()).cloned();
                 let role = ClusterRole { labels, aggregation, effective: own.clone(), own };
-                self.cluster_roles.insert(name.into(), role);
-                self.aggregate();
+                let collects = self.takes_part(&role);
+                let old = self.cluster_roles.insert(name.into(), role);
+                if collects || old.is_some_and(|old| self.takes_part(&old)) {
+                    self.aggregate();
+                }
             }
             ("clusterroles", None) => {
-                self.cluster_roles.remove(name);
-                self.aggregate();
+                if let Some(old) = self.cluster_roles.remove(name)
+                    && self.takes_part(&old)
+                {
+                    self.aggregate();
+                }
             }
             ("rolebindings" | "clusterrolebindings", object) => {
                 if let Some(old) = self.bindings.remove(&key()) {
@@ -125,6 +131,16 @@ impl Rbac {
         if subjects.users.is_empty() && subjects.groups.is_empty() {
             self.index.remove(&binding.namespace);
         }
+    }
+
+    /// Says whether a role collects others or is collected.
+    fn takes_part(&self, role: &ClusterRole) -> bool {
+        role.aggregation.is_some()
+            || self.cluster_roles.values().filter_map(|other| other.aggregation.as_ref()).any(|aggregation| {
+                list(aggregation, "/clusterRoleSelectors")
+                    .iter()
+                    .any(|selector| selects(selector, &role.labels))
+            })
     }
 
     /// Collects the rules of aggregated roles anew. A role may be collected that itself collects (admin
