@@ -4,8 +4,9 @@
 //! the other, after the cache shows the change. They must be quick (put a key into a queue) and must not
 //! start observing the same informer from inside.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use kube::Resource;
@@ -83,6 +84,8 @@ pub(crate) struct Inner<K> {
     /// Held while a change is applied and told, so that a new observer sees every object exactly once.
     observers: Mutex<Vec<Observer<K>>>,
     synced: watch::Sender<bool>,
+    /// The newest version of the server's that the cache shows; raised before observers are told.
+    version: AtomicU64,
 }
 
 struct Cache<K> {
@@ -127,6 +130,7 @@ impl<K> Informer<K> {
             cache: RwLock::new(cache),
             observers: Mutex::new(Vec::new()),
             synced: watch::Sender::new(false),
+            version: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner), _stop: Arc::new(stop) }
     }
@@ -148,6 +152,13 @@ impl<K> Informer<K> {
     #[must_use]
     pub fn is_synced(&self) -> bool {
         *self.inner.synced.borrow()
+    }
+
+    /// Returns the resource version up to which the cache shows every change of its kind: whoever wrote an
+    /// object and got version V back sees that write here once this is at least V.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.inner.version.load(Ordering::Acquire)
     }
 
     /// Returns the object at `key`.
@@ -273,20 +284,20 @@ impl<K> Inner<K> {
 
 impl<K: Resource> Inner<K> {
     /// Takes the result of a list: what is not in it is gone.
-    pub(crate) fn replace(&self, objects: Vec<K>) {
+    pub(crate) fn replace(&self, objects: Vec<K>, version: &str) {
         let mut observers = self.observers.lock();
-        let mut gone: BTreeMap<Key, ()> =
-            self.cache.read().objects.keys().map(|key| (key.clone(), ())).collect();
+        let mut gone: BTreeSet<Key> = self.cache.read().objects.keys().cloned().collect();
+        let mut deltas = Vec::new();
         for object in objects {
             gone.remove(&Key::of(&object));
-            if let Some(delta) = self.put(object) {
-                Self::tell(&mut observers, &delta);
-            }
+            deltas.extend(self.put(object));
         }
-        for key in gone.into_keys() {
-            if let Some(delta) = self.take(&key) {
-                Self::tell(&mut observers, &delta);
-            }
+        for key in gone {
+            deltas.extend(self.take(&key));
+        }
+        self.raise_version(version);
+        for delta in deltas {
+            Self::tell(&mut observers, &delta);
         }
         drop(observers);
         self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
@@ -294,15 +305,27 @@ impl<K: Resource> Inner<K> {
 
     pub(crate) fn apply(&self, object: K) {
         let mut observers = self.observers.lock();
-        if let Some(delta) = self.put(object) {
+        let version = object.meta().resource_version.clone();
+        let delta = self.put(object);
+        self.raise_version(version.as_deref().unwrap_or_default());
+        if let Some(delta) = delta {
             Self::tell(&mut observers, &delta);
         }
     }
 
     pub(crate) fn delete(&self, object: &K) {
         let mut observers = self.observers.lock();
-        if let Some(delta) = self.take(&Key::of(object)) {
+        let delta = self.take(&Key::of(object));
+        self.raise_version(object.meta().resource_version.as_deref().unwrap_or_default());
+        if let Some(delta) = delta {
             Self::tell(&mut observers, &delta);
+        }
+    }
+
+    /// Versions are numbers that grow; what is not one (there is none yet) is passed over.
+    pub(crate) fn raise_version(&self, version: &str) {
+        if let Ok(version) = version.parse() {
+            self.version.fetch_max(version, Ordering::AcqRel);
         }
     }
 
@@ -437,18 +460,19 @@ mod tests {
     #[test]
     fn a_relist_tells_only_what_changed() {
         let informer = informer();
-        informer.inner.replace(vec![object("a", "1"), object("b", "2")]);
+        informer.inner.replace(vec![object("a", "1"), object("b", "2")], "2");
         let seen = Arc::new(Mutex::new(Vec::new()));
         informer.observe({
             let seen = seen.clone();
             move |delta| seen.lock().push(text(delta))
         });
-        informer.inner.replace(vec![object("b", "2"), object("c", "4")]);
+        informer.inner.replace(vec![object("b", "2"), object("c", "4")], "4");
         informer.inner.apply(object("c", "5"));
         informer.inner.apply(object("c", "5"));
         informer.inner.delete(&object("c", "6"));
         assert_eq!(*seen.lock(), ["+a@1", "+b@2", "+c@4", "-a@1", "c@4>c@5", "-c@5"]);
         assert!(informer.is_synced());
+        assert_eq!(informer.version(), 6);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(crate) async fn run<K>(
             }
         };
         let Some(inner) = into.upgrade() else { return };
-        inner.replace(objects);
+        inner.replace(objects, &version);
         drop(inner);
         loop {
             let began = clock.now();
@@ -142,7 +142,10 @@ where
                 inner.delete(&object);
                 object.meta().resource_version.clone()
             }
-            WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version),
+            WatchEvent::Bookmark(bookmark) => {
+                inner.raise_version(&bookmark.metadata.resource_version);
+                Some(bookmark.metadata.resource_version)
+            }
             WatchEvent::Error(status) if status.code == 410 => return Ok(End::Expired),
             WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
         };

@@ -1,1 +1,43 @@
+//! The controllers: loops that make the cluster what its objects say. One module a controller.
+//!
+//! Each reads from shared informer caches, decides in functions that a table can test, and writes through the
+//! API. None opens a socket or polls; [`run`] starts them all.
+//!
+//! To add a controller: a module with `pub(crate) fn start(context: &Context)` that observes informers into a
+//! [`client::WorkQueue`] and hands a reconcile function to [`frame::Context::work`]; a line in [`run`].
 
+mod claim;
+mod config;
+mod deployment;
+mod frame;
+mod pods;
+mod replicas;
+
+use client::Informers;
+pub use config::Config;
+use machinery::clock::SharedClock;
+use machinery::names::Random;
+use machinery::tasks::Tasks;
+
+/// Starts every controller in `tasks`. `informers` may be shared with others in the process; `client` carries the
+/// controllers' identity.
+pub fn run(
+    client: kube::Client,
+    informers: &Informers,
+    config: Config,
+    clock: SharedClock,
+    random: Random,
+    tasks: &Tasks,
+) {
+    let context = frame::Context {
+        client,
+        informers: informers.clone(),
+        config: std::sync::Arc::new(config),
+        clock,
+        random,
+        tasks: tasks.clone(),
+    };
+    replicas::start::<k8s_openapi::api::core::v1::ReplicationController>(&context, "replication controllers");
+    replicas::start::<k8s_openapi::api::apps::v1::ReplicaSet>(&context, "replica sets");
+    deployment::start(&context);
+}
