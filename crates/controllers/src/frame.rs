@@ -137,6 +137,46 @@ where
     queue.done(&item);
 }
 
+/// The versions of what was last written for each key, until a cache shows it. Whoever decides from a cache that
+/// lags behind its own writes would do them twice.
+#[derive(Debug)]
+pub(crate) struct Written<T>(parking_lot::Mutex<std::collections::HashMap<T, u64>>);
+
+impl<T> Default for Written<T> {
+    fn default() -> Self {
+        Self(parking_lot::Mutex::default())
+    }
+}
+
+impl<T: Clone + Eq + Hash> Written<T> {
+    /// When to look again although the cache has not caught up: a lost connection may have hidden the change.
+    pub(crate) const CATCH_UP: Duration = Duration::from_secs(5);
+
+    /// Remembers that `object` was written for `key`.
+    pub(crate) fn note<K: Resource>(&self, key: &T, object: &K) {
+        let mut written = self.0.lock();
+        let last = written.entry(key.clone()).or_insert(0);
+        *last = (*last).max(version(object));
+    }
+
+    /// Tells whether a cache at `version` shows everything that was written for `key`.
+    pub(crate) fn is_shown(&self, key: &T, version: u64) -> bool {
+        let mut written = self.0.lock();
+        match written.get(key) {
+            Some(last) if version < *last => false,
+            Some(_) => {
+                written.remove(key);
+                true
+            }
+            None => true,
+        }
+    }
+
+    pub(crate) fn forget(&self, key: &T) {
+        self.0.lock().remove(key);
+    }
+}
+
 /// Puts the key of every changed object into `queue`.
 pub(crate) fn enqueue<K>(informer: &Informer<K>, queue: &WorkQueue<Key>)
 where

@@ -6,12 +6,16 @@
 //! To add a controller: a module with `pub(crate) fn start(context: &Context)` that observes informers into a
 //! [`client::WorkQueue`] and hands a reconcile function to [`frame::Context::work`]; a line in [`run`].
 
+mod addons;
 mod claim;
 mod config;
 mod deployment;
+mod endpoints;
 mod frame;
+mod node_ipam;
 mod pods;
 mod replicas;
+mod service_account;
 
 use client::Informers;
 pub use config::Config;
@@ -40,4 +44,8 @@ pub fn run(
     replicas::start::<k8s_openapi::api::core::v1::ReplicationController>(&context, "replication controllers");
     replicas::start::<k8s_openapi::api::apps::v1::ReplicaSet>(&context, "replica sets");
     deployment::start(&context);
+    endpoints::start(&context);
+    node_ipam::start(&context);
+    service_account::start(&context);
+    addons::start(&context);
 }

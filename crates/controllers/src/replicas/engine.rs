@@ -5,36 +5,30 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::{Delta, EventType, Informer, Key, Recorder, WorkQueue};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::core::SelectorExt;
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::decide::{self, Change, Failure};
 use super::kinds::Replicated;
 use crate::claim::{self, labels};
 use crate::frame::{
-    self, Context, Next, Result, code, controlled_by, controller_of, error_text, is_deleting, name, namespace, seconds,
-    uid, version,
+    self, Context, Next, Result, Written, code, controlled_by, controller_of, error_text, is_deleting, name, namespace, seconds,
+    uid,
 };
 use crate::pods;
 
 /// How many owners are worked on at a time.
 const WORKERS: usize = 4;
-/// When to look again although the cache has not caught up: a lost connection may have hidden the change.
-const CATCH_UP: Duration = Duration::from_secs(5);
-
 struct Engine<O> {
     context: Context,
     owners: Informer<O>,
     pods: Informer<Pod>,
     recorder: Recorder,
-    /// The version of the last pod that was written for each owner, until the cache shows it.
-    written: Mutex<HashMap<Key, u64>>,
+    written: Written<Key>,
 }
 
 /// Starts the controller of kind `O`.
@@ -50,7 +44,7 @@ pub(crate) fn start<O: Replicated>(context: &Context, task: &'static str) {
         recorder: context.recorder(O::COMPONENT),
         owners: owners.clone(),
         pods: pods.clone(),
-        written: Mutex::default(),
+        written: Written::default(),
     });
     let ready = async move {
         owners.wait_synced().await;
@@ -93,11 +87,11 @@ fn watch_pods<O: Replicated>(owners: &Informer<O>, pods: &Informer<Pod>, queue: 
 impl<O: Replicated> Engine<O> {
     async fn reconcile(&self, key: &Key) -> Result<Next> {
         let Some(owner) = self.owners.get(key) else {
-            self.written.lock().remove(key);
+            self.written.forget(key);
             return Ok(Next::Done);
         };
         let Some(selector) = owner.selector() else { return Ok(Next::Done) };
-        let caught_up = self.is_caught_up(key);
+        let caught_up = self.written.is_shown(key, self.pods.version());
         let namespace = &*key.namespace;
         let (owners, pod_api) = (self.context.api::<O>(namespace), self.context.api::<Pod>(namespace));
         let mut candidates = self.pods.by_index(pods::BY_CONTROLLER, uid(&*owner));
@@ -137,29 +131,10 @@ impl<O: Replicated> Engine<O> {
             return Err(frame::Error::Other(failure.message));
         }
         Ok(match tally.next {
-            _ if !caught_up => Next::After(CATCH_UP),
+            _ if !caught_up => Next::After(Written::<Key>::CATCH_UP),
             Some(wait) => Next::After(wait),
             None => Next::Done,
         })
-    }
-
-    /// Tells whether the cache shows every pod that was written for this owner.
-    fn is_caught_up(&self, key: &Key) -> bool {
-        let mut written = self.written.lock();
-        match written.get(key) {
-            Some(last) if self.pods.version() < *last => false,
-            Some(_) => {
-                written.remove(key);
-                true
-            }
-            None => true,
-        }
-    }
-
-    fn note(&self, key: &Key, pod: &Pod) {
-        let mut written = self.written.lock();
-        let last = written.entry(key.clone()).or_insert(0);
-        *last = (*last).max(version(pod));
     }
 
     /// Makes pods in batches of 1, 2, 4, …, so that a mistake in the template costs one request, not hundreds.
@@ -178,7 +153,7 @@ impl<O: Replicated> Engine<O> {
                 match result {
                     Ok(Ok(pod)) => {
                         made += 1;
-                        self.note(key, &pod);
+                        self.written.note(key, &pod);
                         let message = format!("Created pod: {}", name(&pod));
                         self.recorder.event(&**owner, EventType::Normal, "SuccessfulCreate", message);
                     }
@@ -233,7 +208,7 @@ impl<O: Replicated> Engine<O> {
             match result {
                 Ok((pod, Ok(deleted))) => {
                     if let Some(deleted) = deleted.left() {
-                        self.note(key, &deleted);
+                        self.written.note(key, &deleted);
                     }
                     let message = format!("Deleted pod: {}", name(&*pod));
                     self.recorder.event(&**owner, EventType::Normal, "SuccessfulDelete", message);
