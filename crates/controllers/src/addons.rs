@@ -140,7 +140,10 @@ impl Controller {
                 Err(error) if code(&error) == 409 => Ok(()),
                 Err(error) => Err(error.into()),
             },
-            Some(current) if current.subsets.clone().unwrap_or_default() != wanted.subsets.clone().unwrap_or_default() => {
+            Some(current)
+                if current.subsets.clone().unwrap_or_default()
+                    != wanted.subsets.clone().unwrap_or_default() =>
+            {
                 let mut new = (*current).clone();
                 new.subsets = wanted.subsets;
                 Ok(api.replace(DNS, &PostParams::default(), &new).await.map(|_| ())?)

@@ -66,9 +66,10 @@ fn networks(node: &Node) -> Vec<Ipv4Net> {
 fn choose(network: Ipv4Net, prefix: u8, node: &str, given: &HashSet<Ipv4Net>) -> Option<Ipv4Net> {
     let prefix = prefix.max(network.prefix_len());
     let is_free = |candidate: &Ipv4Net| !given.contains(candidate);
-    let favourite = node.parse::<Ipv4Addr>().ok().and_then(|address| {
-        network.subnets(prefix).ok()?.nth(usize::from(address.octets()[3]))
-    });
+    let favourite = node
+        .parse::<Ipv4Addr>()
+        .ok()
+        .and_then(|address| network.subnets(prefix).ok()?.nth(usize::from(address.octets()[3])));
     favourite.filter(is_free).or_else(|| network.subnets(prefix).ok()?.find(is_free))
 }
 
@@ -117,7 +118,11 @@ mod tests {
             ("172.17.4.202", Some("10.2.1.0/24")),
             ("worker", Some("10.2.1.0/24")),
         ] {
-            assert_eq!(choose(network, 24, node, &given).map(|net| net.to_string()).as_deref(), expect, "{node}");
+            assert_eq!(
+                choose(network, 24, node, &given).map(|net| net.to_string()).as_deref(),
+                expect,
+                "{node}"
+            );
         }
         let small: Ipv4Net = "10.2.0.0/24".parse().unwrap();
         assert_eq!(choose(small, 24, "worker", &given), None);

@@ -94,8 +94,9 @@ pub(crate) fn least_loss_first(pods: &mut [Arc<Pod>], related: &HashMap<String, 
             .max()
             .unwrap_or(0);
         // Ages are compared by order of magnitude, so that a restart of everything does not decide.
-        let ready_age = ready_since(pod)
-            .map_or(0, |since| now.duration_since(since).as_secs().max(0).checked_ilog2().map_or(0, |log| log + 1));
+        let ready_age = ready_since(pod).map_or(0, |since| {
+            now.duration_since(since).as_secs().max(0).checked_ilog2().map_or(0, |log| log + 1)
+        });
         let crowd = node(pod).and_then(|node| related.get(node)).copied().unwrap_or(0);
         (
             node(pod).is_some(),
@@ -175,24 +176,35 @@ mod tests {
     #[test]
     fn the_pods_that_matter_least_are_deleted_first() {
         let in_order = [
-            pod("unassigned", json!({"spec": {"nodeName": null}, "status": {"phase": "Pending", "conditions": null}})),
+            pod(
+                "unassigned",
+                json!({"spec": {"nodeName": null}, "status": {"phase": "Pending", "conditions": null}}),
+            ),
             pod("pending", json!({"status": {"phase": "Pending", "conditions": null}})),
             pod("not-ready", json!({"status": {"conditions": null}})),
-            pod("cheap", json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}}})),
+            pod(
+                "cheap",
+                json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}}}),
+            ),
             pod("crowded", json!({"spec": {"nodeName": "n2"}})),
-            pod("just-ready", json!({"status": {"conditions": [
-                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:59:50Z"}]}})),
-            pod("restarting", json!({"status": {"containerStatuses": [
-                {"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 9}]}})),
+            pod(
+                "just-ready",
+                json!({"status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:59:50Z"}]}}),
+            ),
+            pod(
+                "restarting",
+                json!({"status": {"containerStatuses": [
+                {"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 9}]}}),
+            ),
             pod("young", json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:05Z"}})),
             pod("old", json!({})),
         ];
         let mut shuffled: Vec<_> = in_order.iter().rev().cloned().collect();
         let related = HashMap::from([("n1".to_owned(), 1), ("n2".to_owned(), 2)]);
         least_loss_first(&mut shuffled, &related, now());
-        let names = |pods: &[Arc<Pod>]| {
-            pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect::<Vec<_>>()
-        };
+        let names =
+            |pods: &[Arc<Pod>]| pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect::<Vec<_>>();
         assert_eq!(names(&shuffled), names(&in_order));
     }
 

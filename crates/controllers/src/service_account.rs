@@ -101,7 +101,12 @@ impl Controller {
             Some(_) => {}
         }
         // A namespace made before the label was known gets it, so that selectors by name work everywhere.
-        if found.metadata.labels.as_ref().is_none_or(|labels| !labels.contains_key("kubernetes.io/metadata.name")) {
+        if found
+            .metadata
+            .labels
+            .as_ref()
+            .is_none_or(|labels| !labels.contains_key("kubernetes.io/metadata.name"))
+        {
             let patch = json!({ "metadata": { "labels": { "kubernetes.io/metadata.name": namespace } } });
             let api = self.context.cluster_api::<Namespace>();
             api.patch(namespace, &PatchParams::default(), &Patch::Merge(patch)).await?;

@@ -15,12 +15,12 @@ use super::revision::{self, DESIRED, HASH_LABEL, MAX, REVISION};
 use super::rolling::{self, Bounds, Set};
 use super::status::{self, replicas};
 use crate::claim::{self, labels};
+use crate::frame::error_text;
 use crate::frame::{
-    self, Context, Error, Next, Result, absent_is_fine, code, controlled_by, controller_of, is_deleting, name,
-    namespace, uid,
+    self, Context, Error, Next, Result, absent_is_fine, code, controlled_by, controller_of, is_deleting,
+    name, namespace, uid,
 };
 use crate::pods;
-use crate::frame::error_text;
 
 const WORKERS: usize = 4;
 const COMPONENT: &str = "deployment-controller";
@@ -133,7 +133,8 @@ impl Sets {
 }
 
 fn model(set: &ReplicaSet) -> Set {
-    let max = set.metadata.annotations.as_ref().and_then(|map| map.get(MAX)).and_then(|text| text.parse().ok());
+    let max =
+        set.metadata.annotations.as_ref().and_then(|map| map.get(MAX)).and_then(|text| text.parse().ok());
     let available = set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
     Set { replicas: replicas(set), available, max_before: max }
 }
@@ -159,7 +160,12 @@ impl Engine {
         .await?;
         if is_deleting(&deployment) {
             let sets = self.split(&deployment, &sets);
-            return self.write(&deployment, status::calculate(&deployment, &sets.all(), sets.new.as_ref(), &self.context.now())).await;
+            return self
+                .write(
+                    &deployment,
+                    status::calculate(&deployment, &sets.all(), sets.new.as_ref(), &self.context.now()),
+                )
+                .await;
         }
         self.mark_paused(&mut deployment).await?;
         let paused = spec.paused == Some(true);
@@ -236,16 +242,17 @@ impl Engine {
     }
 
     /// Finds the current version's set and keeps its annotations; makes it if there is none.
-    async fn with_new(&self, deployment: &mut Deployment, sets: &[Arc<ReplicaSet>], make: bool) -> Result<Sets> {
+    async fn with_new(
+        &self,
+        deployment: &mut Deployment,
+        sets: &[Arc<ReplicaSet>],
+        make: bool,
+    ) -> Result<Sets> {
         let mut split = self.split(deployment, sets);
         let next_revision = split.old.iter().map(|set| revision::revision_of(set)).max().unwrap_or(0) + 1;
         if let Some(new) = split.new.clone() {
-            let annotations = revision::set_annotations(
-                deployment,
-                new.metadata.annotations.as_ref(),
-                next_revision,
-                None,
-            );
+            let annotations =
+                revision::set_annotations(deployment, new.metadata.annotations.as_ref(), next_revision, None);
             let min_ready = deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
             let own_min_ready = new.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
             if Some(&annotations) != new.metadata.annotations.as_ref()
@@ -294,13 +301,19 @@ impl Engine {
             return Ok(());
         }
         annotations.insert(REVISION.into(), revision.clone());
-        let patch = json!({ "metadata": { "uid": deployment.metadata.uid, "annotations": { REVISION: revision } } });
+        let patch =
+            json!({ "metadata": { "uid": deployment.metadata.uid, "annotations": { REVISION: revision } } });
         let api = self.context.api::<Deployment>(namespace(deployment));
         api.patch(name(deployment), &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
 
-    async fn make_new(&self, deployment: &mut Deployment, sets: &Sets, next_revision: i64) -> Result<ReplicaSet> {
+    async fn make_new(
+        &self,
+        deployment: &mut Deployment,
+        sets: &Sets,
+        next_revision: i64,
+    ) -> Result<ReplicaSet> {
         let spec = deployment.spec.clone().unwrap_or_default();
         let collisions = deployment.status.as_ref().and_then(|status| status.collision_count);
         let hash = revision::template_hash(&spec.template, collisions);
@@ -336,11 +349,17 @@ impl Engine {
             Ok(made) => made,
             Err(error) if code(&error) == 409 => return self.resolve_collision(deployment, &set).await,
             Err(error) => {
-                let message = format!("Failed to create new replica set {:?}: {}", name(&set), error_text(&error));
+                let message =
+                    format!("Failed to create new replica set {:?}: {}", name(&set), error_text(&error));
                 if status::deadline(deployment).is_some() {
                     let now = self.context.now();
-                    let condition =
-                        status::new_condition("Progressing", "False", "ReplicaSetCreateError", message.clone(), &now);
+                    let condition = status::new_condition(
+                        "Progressing",
+                        "False",
+                        "ReplicaSetCreateError",
+                        message.clone(),
+                        &now,
+                    );
                     self.add_condition(deployment, condition).await?;
                 }
                 self.recorder.event(deployment, EventType::Warning, "ReplicaSetCreateError", message);
@@ -354,7 +373,8 @@ impl Engine {
         if status::deadline(deployment).is_some() {
             let message = format!("Created new replica set {:?}", name(&made));
             let now = self.context.now();
-            let condition = status::new_condition("Progressing", "True", "NewReplicaSetCreated", message, &now);
+            let condition =
+                status::new_condition("Progressing", "True", "NewReplicaSetCreated", message, &now);
             self.add_condition(deployment, condition).await?;
         }
         Ok(made)
@@ -363,7 +383,8 @@ impl Engine {
     /// The name is taken: by this very set, which the cache does not show yet, or by another template.
     async fn resolve_collision(&self, deployment: &Deployment, wanted: &ReplicaSet) -> Result<ReplicaSet> {
         let found = self.context.api::<ReplicaSet>(namespace(deployment)).get(name(wanted)).await?;
-        let template = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+        let template =
+            |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
         let is_own = controller_of(&found).is_some_and(|owner| owner.uid == uid(deployment));
         if is_own && revision::same_template(&template(&found), &template(wanted)) {
             return Ok(found);
@@ -377,7 +398,13 @@ impl Engine {
     }
 
     /// Sets the size of `set` and the limits that it remembers; tells whether the size changed.
-    async fn resize(&self, deployment: &Deployment, sets: &mut Sets, set: &Arc<ReplicaSet>, size: i32) -> Result<bool> {
+    async fn resize(
+        &self,
+        deployment: &Deployment,
+        sets: &mut Sets,
+        set: &Arc<ReplicaSet>,
+        size: i32,
+    ) -> Result<bool> {
         let bounds = Bounds::of(deployment);
         let (desired, max) = (bounds.replicas.to_string(), bounds.max().to_string());
         let annotation = |key: &str| set.metadata.annotations.as_ref().and_then(|map| map.get(key));

@@ -54,7 +54,10 @@ pub(crate) fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
 }
 
 /// Returns the oldest replica set that has the deployment's current template.
-pub(crate) fn find_new<'a>(deployment: &Deployment, sets: &'a [Arc<ReplicaSet>]) -> Option<&'a Arc<ReplicaSet>> {
+pub(crate) fn find_new<'a>(
+    deployment: &Deployment,
+    sets: &'a [Arc<ReplicaSet>],
+) -> Option<&'a Arc<ReplicaSet>> {
     let template = &deployment.spec.as_ref()?.template;
     sets.iter()
         .filter(|set| {
@@ -104,8 +107,10 @@ pub(crate) fn set_annotations(
     if old < new_revision {
         annotations.insert(REVISION.into(), new_revision.to_string());
         if let Some(old_text) = old_text {
-            let mut history: Vec<String> =
-                annotations.get(HISTORY).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default();
+            let mut history: Vec<String> = annotations
+                .get(HISTORY)
+                .map(|text| text.split(',').map(str::to_owned).collect())
+                .unwrap_or_default();
             history.retain(|entry| !entry.is_empty());
             history.push(old_text);
             while history.join(",").len() > HISTORY_LENGTH {
@@ -132,8 +137,10 @@ mod tests {
         if let Some(hash) = hash {
             labels[HASH_LABEL] = json!(hash);
         }
-        serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": image}]}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": image}]}}),
+        )
+        .unwrap()
     }
 
     #[test]

@@ -186,9 +186,14 @@ mod tests {
     #[test]
     fn the_new_set_grows_into_the_surge() {
         let bounds = Bounds { replicas: 10, surge: 3, unavailable: 2 };
-        for (rolling, new, sum, expect) in
-            [(true, 0, 10, 3), (true, 3, 13, 3), (true, 3, 11, 5), (true, 9, 10, 10), (true, 12, 12, 10), (false, 0, 0, 10)]
-        {
+        for (rolling, new, sum, expect) in [
+            (true, 0, 10, 3),
+            (true, 3, 13, 3),
+            (true, 3, 11, 5),
+            (true, 9, 10, 10),
+            (true, 12, 12, 10),
+            (false, 0, 0, 10),
+        ] {
             assert_eq!(new_set_replicas(bounds, rolling, new, sum), expect, "{new} of {sum}");
         }
     }

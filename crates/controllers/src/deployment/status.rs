@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet,
-};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::rolling::Bounds;
@@ -26,7 +24,13 @@ pub(crate) fn condition<'a>(status: &'a DeploymentStatus, kind: &str) -> Option<
     status.conditions.iter().flatten().find(|condition| condition.type_ == kind)
 }
 
-pub(crate) fn new_condition(kind: &str, status: &str, reason: &str, message: String, now: &Time) -> DeploymentCondition {
+pub(crate) fn new_condition(
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    now: &Time,
+) -> DeploymentCondition {
     DeploymentCondition {
         type_: kind.into(),
         status: status.into(),
@@ -241,7 +245,10 @@ mod tests {
             progressing(&status),
             ("True".into(), "ReplicaSetUpdated".into(), "ReplicaSet \"web-1\" is progressing.".into())
         );
-        assert_eq!(condition(&status, "Available").unwrap().reason.as_deref(), Some("MinimumReplicasUnavailable"));
+        assert_eq!(
+            condition(&status, "Available").unwrap().reason.as_deref(),
+            Some("MinimumReplicasUnavailable")
+        );
         let before = deployment(serde_json::to_value(&status).unwrap());
         assert_eq!(stuck_in(&before, &status, at(10).0), Some(std::time::Duration::from_secs(590)));
 
@@ -249,14 +256,25 @@ mod tests {
         let status = rollout(&before, &done, Some(&done[0]), &at(10));
         assert_eq!(
             progressing(&status),
-            ("True".into(), "NewReplicaSetAvailable".into(), "ReplicaSet \"web-1\" has successfully progressed.".into())
+            (
+                "True".into(),
+                "NewReplicaSetAvailable".into(),
+                "ReplicaSet \"web-1\" has successfully progressed.".into()
+            )
         );
-        assert_eq!(condition(&status, "Available").unwrap().reason.as_deref(), Some("MinimumReplicasAvailable"));
+        assert_eq!(
+            condition(&status, "Available").unwrap().reason.as_deref(),
+            Some("MinimumReplicasAvailable")
+        );
 
         let status = rollout(&before, &sets, Some(&sets[0]), &at(601));
         assert_eq!(
             progressing(&status),
-            ("False".into(), "ProgressDeadlineExceeded".into(), "ReplicaSet \"web-1\" has timed out progressing.".into())
+            (
+                "False".into(),
+                "ProgressDeadlineExceeded".into(),
+                "ReplicaSet \"web-1\" has timed out progressing.".into()
+            )
         );
     }
 }

@@ -23,7 +23,8 @@ fn port(port: &Port) -> EndpointPort {
 /// Groups the backends by their ports. A pod that ends is left out unless the service publishes all.
 pub(crate) fn subsets(service: &Service, backends: &[Backend]) -> Vec<EndpointSubset> {
     let mut groups: BTreeMap<Vec<Port>, Vec<&Backend>> = BTreeMap::new();
-    let has_ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).is_some_and(|ports| !ports.is_empty());
+    let has_ports =
+        service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).is_some_and(|ports| !ports.is_empty());
     for backend in backends {
         if backend.terminating && !publishes_all(service) {
             continue;

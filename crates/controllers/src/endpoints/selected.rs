@@ -14,7 +14,8 @@ use super::model::{self, Backend, backend, is_headless};
 use super::slices::{self, Frame, MANAGED_BY, SERVICE, Wanted};
 use crate::claim::labels;
 use crate::frame::{
-    self, Context, Next, Result, Written, absent_is_fine, code, controlled_by, is_deleting, name, namespace, uid,
+    self, Context, Next, Result, Written, absent_is_fine, code, controlled_by, is_deleting, name, namespace,
+    uid,
 };
 
 const WORKERS: usize = 4;

@@ -56,7 +56,12 @@ fn identity(endpoint: &Endpoint) -> (Vec<String>, Option<String>) {
 
 /// Compares what is there with what is wanted. `placeholder` asks for an empty slice where nothing is wanted,
 /// so that readers can tell "no endpoints" from "not looked at yet".
-pub(crate) fn plan(frame: &Frame, existing: &[Arc<EndpointSlice>], mut wanted: Wanted, placeholder: Option<&str>) -> Changes {
+pub(crate) fn plan(
+    frame: &Frame,
+    existing: &[Arc<EndpointSlice>],
+    mut wanted: Wanted,
+    placeholder: Option<&str>,
+) -> Changes {
     let mut changes = Changes::default();
     if wanted.values().all(Vec::is_empty) {
         wanted.clear();
@@ -121,7 +126,12 @@ pub(crate) fn plan(frame: &Frame, existing: &[Arc<EndpointSlice>], mut wanted: W
     changes
 }
 
-fn new_slice(frame: &Frame, address_type: &str, own_ports: &[Port], endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn new_slice(
+    frame: &Frame,
+    address_type: &str,
+    own_ports: &[Port],
+    endpoints: Vec<Endpoint>,
+) -> EndpointSlice {
     EndpointSlice {
         address_type: address_type.to_owned(),
         metadata: ObjectMeta {
@@ -186,8 +196,12 @@ mod tests {
         let all: Vec<_> = (0..150).map(|number| endpoint(&format!("10.2.0.{number}"), true)).collect();
         let changes = plan(&frame(), &[], wanted(all.clone()), Some("IPv4"));
         assert_eq!(changes.create.len(), 2);
-        let existing: Vec<_> =
-            changes.create.into_iter().enumerate().map(|(at, slice)| named(slice, &format!("web-{at}"))).collect();
+        let existing: Vec<_> = changes
+            .create
+            .into_iter()
+            .enumerate()
+            .map(|(at, slice)| named(slice, &format!("web-{at}")))
+            .collect();
         assert_eq!(plan(&frame(), &existing, wanted(all.clone()), Some("IPv4")), Changes::default());
         let mut changed = all;
         changed[0] = endpoint("10.2.0.0", false);

@@ -50,12 +50,14 @@ pub(crate) fn tally(
     min_ready: Duration,
     now: Timestamp,
 ) -> Tally {
-    let wanted = template.and_then(|template| template.metadata.as_ref()).and_then(|meta| meta.labels.as_ref());
+    let wanted =
+        template.and_then(|template| template.metadata.as_ref()).and_then(|meta| meta.labels.as_ref());
     let mut tally = Tally { terminating: i32::try_from(terminating).unwrap_or(i32::MAX), ..Tally::default() };
     for pod in active {
         tally.replicas += 1;
         let has = labels(&**pod);
-        let complete = wanted.is_none_or(|wanted| wanted.iter().all(|(key, value)| has.get(key) == Some(value)));
+        let complete =
+            wanted.is_none_or(|wanted| wanted.iter().all(|(key, value)| has.get(key) == Some(value)));
         tally.fully_labeled += i32::from(complete);
         match pods::available_in(pod, min_ready, now) {
             None => {}

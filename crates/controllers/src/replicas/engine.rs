@@ -16,8 +16,8 @@ use super::decide::{self, Change, Failure};
 use super::kinds::Replicated;
 use crate::claim::{self, labels};
 use crate::frame::{
-    self, Context, Next, Result, Written, code, controlled_by, controller_of, error_text, is_deleting, name, namespace, seconds,
-    uid,
+    self, Context, Next, Result, Written, code, controlled_by, controller_of, error_text, is_deleting, name,
+    namespace, seconds, uid,
 };
 use crate::pods;
 
