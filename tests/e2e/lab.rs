@@ -1,7 +1,7 @@
 //! A cluster of the test's own, brought up by the executable as a user would and taken down at the end.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A running lab. Dropping it takes the cluster down.
 pub(crate) struct Lab {
@@ -60,6 +60,12 @@ impl Lab {
         let mut command = self.command(env!("CARGO_BIN_EXE_cluster"));
         command.args(arguments);
         Ran::of(&mut command)
+    }
+
+    /// Starts the executable under test and does not wait for it.
+    pub(crate) fn start(&self, arguments: &[&str]) -> std::process::Child {
+        let mut command = self.command(env!("CARGO_BIN_EXE_cluster"));
+        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// Runs a shell line with `kubectl` (the `version` under test: newest or oldest) and `cluster` in the path.

@@ -2,6 +2,8 @@
 
 mod images;
 mod lab;
+mod life;
+mod machine;
 mod registry;
 mod transcript;
 mod tutorial;

@@ -12,7 +12,8 @@ const OLDEST: &str = "oldest";
 
 /// A lab that pulls nginx from a registry on the host through a mirror setting, with the rest loaded.
 fn lab(name: &str, net: &str) -> (Lab, Registry) {
-    let lab = Lab::up(name, net, &format!("registryMirrors:\n  docker.io: [\"http://{net}.1:5000\"]\n"));
+    let lab =
+        Lab::up(name, net, &format!("registries:\n  mirrors:\n    docker.io: [\"http://{net}.1:5000\"]\n"));
     let registry = Registry::start(&format!("{net}.1:5000"));
     registry.push(&archive("nginx"), "library/nginx");
     for image in ["redis", "guestbook", "busybox"] {

@@ -11,5 +11,5 @@ mod model;
 
 pub(crate) use commit::Committer;
 pub(crate) use model::{
-    Chain, Data, DataType, Field, Hook, Reject, Rule, Set, Statement, Table, Type, Value, Verdict,
+    Data, DataType, Field, Hook, Reject, Rule, Set, Statement, Table, Type, Value, Verdict,
 };

@@ -4,14 +4,22 @@
 //! changed; the kernel is told the difference, in one transaction.
 
 mod model;
+mod render;
+mod stale;
 
 pub use model::{Endpoint, Service, ServicePort, ServiceTable};
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
+use parking_lot::Mutex;
 
-use crate::{Error, Result};
+use crate::links::{Links, Route, Via};
+use crate::nft::Committer;
+use crate::{Error, Result, conntrack, sysctl};
+use render::UdpEntries;
+use stale::is_stale;
 
 /// What the proxy must know of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +47,14 @@ pub struct SyncReport {
 #[derive(Debug)]
 pub struct ServiceProxy {
     config: ProxyConfig,
+    // Shared with the blocking thread that talks to the kernel. One sync at a time.
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    committer: Committer,
+    udp: Option<UdpEntries>,
 }
 
 impl ServiceProxy {
@@ -46,9 +62,17 @@ impl ServiceProxy {
     /// them at once.
     ///
     /// # Errors
-    /// When the kernel lacks something that is needed.
+    /// When the kernel lacks something that is needed, or no interface has the node's address.
     pub async fn open(config: ProxyConfig) -> Result<Self> {
-        Ok(Self { config })
+        sysctl::prepare_forwarding()?;
+        let links = Links::open()?;
+        let interface = links.interface_with(config.node_ip).await?;
+        // Packets to services must be routable to get as far as the translation; what is not translated is
+        // refused or dropped by the table before it can leave.
+        let via = Via::Link(interface.index, config.node_ip);
+        links.set_route(&Route { destination: config.service_cidr.trunc(), via }).await?;
+        let state = State { committer: Committer::open()?, udp: None };
+        Ok(Self { config, state: Arc::new(Mutex::new(state)) })
     }
 
     /// Makes the kernel's rules those of `table`, in one transaction; an error leaves the old rules in force.
@@ -56,6 +80,29 @@ impl ServiceProxy {
     /// # Errors
     /// When the kernel refuses.
     pub async fn sync(&self, table: &ServiceTable) -> Result<SyncReport> {
-        Err(Error::Unsupported(format!("{} services on {}", table.services.len(), self.config.node_ip)))
+        let rendered = render::render(&self.config, table);
+        let udp = render::udp_entries(table);
+        let state = self.state.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let mut state = state.lock();
+            let changes = state.committer.commit(rendered)?;
+            // At the first sync every entry is looked at: an earlier process may have left some.
+            let before = state.udp.replace(udp.clone());
+            let flushed = if before.as_ref() == Some(&udp) {
+                0
+            } else {
+                let before = before.unwrap_or_default();
+                conntrack::remove(|connection| is_stale(connection, &before, &udp)).unwrap_or_else(|error| {
+                    // The rules stand; old UDP clients reach the right endpoint once they pause.
+                    tracing::warn!(%error, "stale UDP connections stay until they time out");
+                    0
+                })
+            };
+            Ok(SyncReport { changes, flushed })
+        });
+        work.await.map_err(|error| Error::Kernel {
+            context: "changing the rules of services".into(),
+            reason: error.to_string(),
+        })?
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use network::pods::{HostPort, NodeRoute, PodNetwork, PodNetworkConfig};
+use network::proxy::{ProxyConfig, Service, ServiceProxy, ServiceTable, SyncReport};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,6 +115,15 @@ impl Space {
                 Ok(outcome) => outcome.map_err(|error| error.kind()),
                 Err(_) => Err(std::io::ErrorKind::TimedOut),
             }
+        })
+    }
+
+    /// Whether a connection gets no answer at all.
+    pub(crate) fn is_dropped(&self, to: impl Into<String>) -> bool {
+        let to: SocketAddr = to.into().parse().unwrap();
+        self.run(async move {
+            let connect = tokio::net::TcpStream::connect(to);
+            tokio::time::timeout(Duration::from_millis(700), connect).await.is_err()
         })
     }
 
@@ -272,6 +282,23 @@ impl Node {
     pub(crate) fn route(&self) -> NodeRoute {
         NodeRoute { node_ip: self.ip, pod_cidr: self.config.pod_cidr }
     }
+}
+
+/// Opens the service proxy of a node.
+pub(crate) fn proxy(node: &Node) -> Arc<ServiceProxy> {
+    let config = ProxyConfig {
+        cluster_pod_cidr: POD_NETWORK.parse().unwrap(),
+        service_cidr: "10.3.0.0/24".parse().unwrap(),
+        node_ip: node.ip,
+        local_addresses: vec![Ipv4Addr::new(10, 3, 0, 10)],
+    };
+    Arc::new(node.space.run(async move { ServiceProxy::open(config).await.unwrap() }))
+}
+
+/// Brings a proxy to these services.
+pub(crate) fn sync(node: &Node, proxy: &Arc<ServiceProxy>, services: &[Service]) -> SyncReport {
+    let (proxy, table) = (proxy.clone(), ServiceTable { services: services.to_vec() });
+    node.space.run(async move { proxy.sync(&table).await.unwrap() })
 }
 
 fn open(space: &Space, config: &PodNetworkConfig) -> Arc<PodNetwork> {

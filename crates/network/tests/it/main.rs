@@ -3,3 +3,4 @@
 
 mod lab;
 mod pods;
+mod proxy;

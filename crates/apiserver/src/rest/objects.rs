@@ -1,0 +1,363 @@
+//! Writing objects: from a checked value to the store and back to what the client sees.
+
+use std::sync::Arc;
+
+use api::registry::{Kind, Part};
+use api::status::Status;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use store::Expect;
+
+use super::{Resource, WriteOptions};
+use crate::cache::{self, Facts, Object, ROOT, encode, without_version};
+use crate::server::ApiServer;
+
+/// How often a change is tried again when another write came in between.
+const ATTEMPTS: usize = 16;
+
+/// What a write left behind.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The object as stored.
+    pub(crate) object: Arc<Object>,
+    /// Whether it is no longer stored: the last write took its last finalizer.
+    pub(crate) removed: bool,
+}
+
+/// Returns a time as objects carry it.
+pub(crate) fn now(time: Timestamp) -> Value {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()
+}
+
+impl ApiServer {
+    /// Stores a new object (in the storage version). `None` when the key is taken.
+    pub(crate) async fn insert(
+        &self,
+        cached: &cache::Kind,
+        key: &str,
+        object: &Value,
+        dry_run: bool,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let (bytes, facts) = encoded(cached, object)?;
+        if dry_run {
+            let free = cached.get(key).is_none();
+            return Ok(free.then(|| Arc::new(Object::unstored(key.into(), &bytes, facts))));
+        }
+        self.put(cached, key, bytes, facts, Expect::Absent).await.or_else(|error| match error {
+            store::Error::Conflict { .. } => Ok(None),
+            other => Err(unavailable(&other)),
+        })
+    }
+
+    /// Writes a value. The cache sees it before this returns, so that whoever wrote can read.
+    async fn put(
+        &self,
+        cached: &cache::Kind,
+        key: &str,
+        bytes: Bytes,
+        facts: Arc<Facts>,
+        expect: Expect,
+    ) -> store::Result<Option<Arc<Object>>> {
+        self.cache.prepare(&bytes, facts.clone());
+        let path = format!("{ROOT}{}/{key}", cached.id);
+        match self.cache.store().put(&path, bytes.clone(), expect).await {
+            Ok(entry) => Ok(Some(Arc::new(Object::stored(key.into(), entry.mod_revision, &bytes, facts)))),
+            Err(error) => {
+                self.cache.forget(&bytes);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes an object that is still at the revision of `object`. `false` when it has changed since.
+    pub(crate) async fn remove(
+        &self,
+        cached: &cache::Kind,
+        object: &Object,
+        dry_run: bool,
+    ) -> Result<bool, Status> {
+        if dry_run {
+            return Ok(true);
+        }
+        let path = format!("{ROOT}{}/{}", cached.id, object.key);
+        match self.cache.store().delete(&path, object.revision).await {
+            Ok(_) => Ok(true),
+            Err(store::Error::Conflict { .. }) => Ok(false),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    /// Returns the object at `key` as it is now.
+    pub(crate) async fn current(
+        &self,
+        cached: &cache::Kind,
+        key: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        self.cache.current().await?;
+        Ok(cached.get(key))
+    }
+
+    /// Replaces `current` by `value` (in the storage version). Nothing is written when nothing changed.
+    /// `None` when another write came in between.
+    pub(crate) async fn replace(
+        &self,
+        cached: &cache::Kind,
+        current: &Arc<Object>,
+        value: &Value,
+        dry_run: bool,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let (bytes, facts) = encoded(cached, value)?;
+        if without_version(&current.bytes) == bytes {
+            return Ok(Some(current.clone()));
+        }
+        if dry_run {
+            return Ok(Some(Arc::new(Object::stored(current.key.clone(), current.revision, &bytes, facts))));
+        }
+        let expect = Expect::Revision(current.revision);
+        self.put(cached, &current.key, bytes, facts, expect).await.or_else(|error| match error {
+            store::Error::Conflict { .. } => Ok(None),
+            other => Err(unavailable(&other)),
+        })
+    }
+}
+
+fn encoded(cached: &cache::Kind, object: &Value) -> Result<(Bytes, Arc<Facts>), Status> {
+    let Value::Object(map) = object else { return Err(Status::internal("an object is no object")) };
+    Ok((encode(map), Arc::new(Facts::of(object, cached.fields()))))
+}
+
+fn unavailable(error: &store::Error) -> Status {
+    tracing::error!(%error, "the store failed");
+    Status::internal(error)
+}
+
+/// What a change makes of the object as it is, in the version of the request.
+pub(crate) type Change<'a> = dyn Fn(&Value) -> Result<Value, Status> + Send + Sync + 'a;
+
+impl Resource {
+    /// Changes one part of the object of this call: reads it, applies `change`, checks, writes, and begins
+    /// anew when another write came in between and the client named no revision.
+    pub(crate) async fn modify(
+        &self,
+        part: Part<'_>,
+        options: &WriteOptions,
+        change: &Change<'_>,
+    ) -> Result<Written, Status> {
+        let server = &self.call.server;
+        let cached = self.objects()?;
+        let key = self.key();
+        for _ in 0..ATTEMPTS {
+            let current = server.current(cached, &key).await?.ok_or_else(|| self.not_found())?;
+            let old = self.from_storage(current.value());
+            let mut new = change(&old)?;
+            let named = self.check_preconditions(&mut new, &old)?;
+            let guard = self.prepare(&mut new, &old, part).await?;
+            let kind = &self.kind;
+            kind.validate_update(&new, &old, part)?;
+            for warning in kind.warnings(&new) {
+                self.call.warn(warning);
+            }
+            let finished = is_finished(&new, &old);
+            let stored = self.to_storage(new);
+            let written = if finished {
+                // The last finalizer is gone: the object goes with it.
+                let bytes_changed = server.remove(cached, &current, options.dry_run).await?;
+                bytes_changed.then(|| {
+                    let facts = current.facts.clone();
+                    let bytes = encode(stored.as_object().unwrap_or(&Map::new()));
+                    Arc::new(Object::stored(current.key.clone(), current.revision, &bytes, facts))
+                })
+            } else {
+                server.replace(cached, &current, &stored, options.dry_run).await?
+            };
+            match written {
+                Some(object) => {
+                    self.settle(guard, &object, options.dry_run).await?;
+                    return Ok(Written { object, removed: finished });
+                }
+                None if named => {
+                    return Err(Status::conflict(self.kind.resource(), &self.target.name));
+                }
+                None => {}
+            }
+        }
+        Err(Status::conflict(self.kind.resource(), &self.target.name))
+    }
+
+    /// Changes the object of this call as it is stored, for steps that the server takes by itself: no part
+    /// is protected and nothing is validated.
+    pub(crate) async fn rewrite(&self, options: &WriteOptions, change: &Change<'_>) -> Result<(), Status> {
+        let server = &self.call.server;
+        let cached = self.objects()?;
+        for _ in 0..ATTEMPTS {
+            let current = server.current(cached, &self.key()).await?.ok_or_else(|| self.not_found())?;
+            let old = current.value();
+            let mut new = change(&old)?;
+            let named = self.check_preconditions(&mut new, &old)?;
+            if server.replace(cached, &current, &new, options.dry_run).await?.is_some() {
+                return Ok(());
+            }
+            if named {
+                break;
+            }
+        }
+        Err(Status::conflict(self.kind.resource(), &self.target.name))
+    }
+
+    /// Completes a changed object: what a part may not change comes back, defaults, allocation.
+    async fn prepare(
+        &self,
+        new: &mut Value,
+        old: &Value,
+        part: Part<'_>,
+    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Status> {
+        carry_over(new, old);
+        self.kind.default(new);
+        self.kind.prepare_update(new, old, part);
+        self.allocate(new, Some(old), part == Part::Main).await
+    }
+
+    /// Gives a service what it needs, for as long as the returned guard is held.
+    pub(crate) async fn allocate(
+        &self,
+        new: &mut Value,
+        old: Option<&Value>,
+        main: bool,
+    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Status> {
+        if !main || !self.kind.group.is_empty() || self.kind.plural != "services" {
+            return Ok(None);
+        }
+        let server = &self.call.server;
+        let guard = server.service_writes.lock().await;
+        server.cache.current().await?;
+        let own = super::key(api::meta::namespace(new), api::meta::name(new));
+        let mut taken = crate::services::Taken::default();
+        for object in self.objects()?.all("").0 {
+            if *object.key != *own {
+                taken.add(&object.value());
+            }
+        }
+        let errors = crate::services::allocate(new, old, taken, &server.pools(), &server.random);
+        if errors.is_empty() {
+            Ok(Some(guard))
+        } else {
+            Err(Status::invalid(&self.kind.group, &self.kind.kind, api::meta::name(new), &errors))
+        }
+    }
+
+    /// Keeps the allocation's guard until the cache has what was written.
+    pub(crate) async fn settle(
+        &self,
+        guard: Option<tokio::sync::MutexGuard<'_, ()>>,
+        object: &Object,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        if guard.is_some() && !dry_run {
+            self.call.server.cache.reach(object.revision).await?;
+        }
+        drop(guard);
+        Ok(())
+    }
+
+    /// Checks uid and resource version; returns whether the client named a revision.
+    fn check_preconditions(&self, new: &mut Value, old: &Value) -> Result<bool, Status> {
+        let (resource, name) = (self.kind.resource(), &self.target.name);
+        let meta = &mut new["metadata"];
+        let wanted = meta["uid"].as_str().unwrap_or_default();
+        let found = api::meta::uid(old);
+        if !wanted.is_empty() && wanted != found {
+            return Err(Status::uid_mismatch(resource, name, wanted, found));
+        }
+        meta["uid"] = old["metadata"]["uid"].clone();
+        let version = meta["resourceVersion"].as_str().unwrap_or_default();
+        let named = !version.is_empty() && version != "0";
+        if named && version != api::meta::resource_version(old) {
+            return Err(Status::conflict(resource, name));
+        }
+        if !named && !self.kind.strategy.unconditional_update && self.call.info.verb == "update" {
+            let mut errors = api::field::Errors::new();
+            let path = api::field::Path::new("metadata").child("resourceVersion");
+            errors.invalid(&path, 0, "must be specified for an update");
+            return Err(Status::invalid(&self.kind.group, &self.kind.kind, name, &errors));
+        }
+        meta["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        Ok(named)
+    }
+
+    /// Returns a stored object in the version of this call.
+    pub(crate) fn from_storage(&self, object: Value) -> Value {
+        from_storage(&self.kind, object)
+    }
+
+    /// Returns an object of this call's version as it is stored.
+    pub(crate) fn to_storage(&self, mut object: Value) -> Value {
+        if !self.kind.is_stored_form() {
+            self.kind.to_storage(&mut object);
+        }
+        object
+    }
+}
+
+/// Returns a stored object in the version of `kind`.
+pub(crate) fn from_storage(kind: &Kind, mut object: Value) -> Value {
+    if !kind.is_stored_form() {
+        kind.from_storage(&mut object);
+    }
+    object
+}
+
+/// What only the server writes stays as it is when a client leaves it out.
+fn carry_over(new: &mut Value, old: &Value) {
+    let (Some(new), Some(old)) = (new["metadata"].as_object_mut(), old["metadata"].as_object()) else {
+        return;
+    };
+    for key in [
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+    ] {
+        if new.get(key).is_none_or(Value::is_null) {
+            match old.get(key) {
+                Some(value) => new.insert(key.into(), value.clone()),
+                None => new.remove(key),
+            };
+        }
+    }
+    // Upstream compares times by the second, and clients may send them back in another notation.
+    if new.get("creationTimestamp").is_some() {
+        if let Some(created) = old.get("creationTimestamp") {
+            new.insert("creationTimestamp".into(), created.clone());
+        }
+    }
+    for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = match new.get(key) {
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Null) => true,
+            _ => false,
+        };
+        if empty {
+            new.remove(key);
+        }
+    }
+}
+
+/// Whether a change takes the last thing that kept a deleted object.
+fn is_finished(new: &Value, old: &Value) -> bool {
+    let finalizers = |object: &Value| {
+        object["metadata"]["finalizers"].as_array().map_or(0, Vec::len)
+            + if object["kind"] == json!("Namespace") {
+                object["spec"]["finalizers"].as_array().map_or(0, Vec::len)
+            } else {
+                0
+            }
+    };
+    api::meta::is_deleting(new)
+        && finalizers(new) == 0
+        && finalizers(old) > 0
+        && new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+}

@@ -1,0 +1,291 @@
+//! The API server: what it holds, how it starts, and the way of a request through it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use api::registry::Registry;
+use api::status::Status;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use machinery::clock::SharedClock;
+use machinery::names::Random;
+use machinery::tasks::Tasks;
+use parking_lot::Mutex;
+use store::Store;
+use tokio::sync::watch;
+
+use crate::UserInfo;
+use crate::body::Body;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::negotiate::{self, Format};
+use crate::path::{Query, RequestInfo};
+use crate::respond;
+
+/// A request's body, whatever transport it came by.
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, TransportError>;
+
+/// A request's body could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct TransportError(String);
+
+/// The largest body that is read.
+const BODY_LIMIT: usize = 3 << 20;
+/// How long a request may take that is neither a watch nor a stream.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// An API server over a store.
+pub struct ApiServer {
+    pub(crate) config: Config,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) clock: SharedClock,
+    pub(crate) random: Random,
+    pub(crate) tasks: Tasks,
+    /// Held from before a service's addresses are chosen until the cache has the service.
+    pub(crate) service_writes: tokio::sync::Mutex<()>,
+}
+
+/// Why an API server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store failed.
+    #[error("reading the store: {0}")]
+    Store(#[from] store::Error),
+    /// A bootstrap object was refused.
+    #[error("creating what every cluster has: {0}")]
+    Bootstrap(#[from] Status),
+    /// Keys or certificates cannot be used.
+    #[error("setting up access: {0}")]
+    Access(String),
+}
+
+/// Everything about one request but its body.
+pub(crate) struct Call {
+    pub(crate) server: Arc<ApiServer>,
+    pub(crate) user: Arc<UserInfo>,
+    pub(crate) info: RequestInfo,
+    pub(crate) query: Query,
+    pub(crate) parts: http::request::Parts,
+    /// Told to the client in `Warning` headers.
+    pub(crate) warnings: Mutex<Vec<String>>,
+}
+
+/// The user of an in-process client; put into the request's extensions by the transport, which no request
+/// from outside can reach.
+#[derive(Clone)]
+struct LocalUser(Arc<UserInfo>);
+
+impl ApiServer {
+    /// Loads the store and creates what every cluster has. The server is ready when this returns.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(
+        config: Config,
+        store: Arc<dyn Store>,
+        clock: SharedClock,
+        random: Random,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
+        let cache = Cache::new(store, clock.clone(), random.clone());
+        let registry = api::registry::builtin().clone();
+        for kind in registry.iter() {
+            crate::rest::register(&cache, kind);
+        }
+        cache.start(&tasks).await?;
+        let server = Arc::new(Self {
+            config,
+            cache,
+            registry: ArcSwap::from_pointee(registry),
+            clock,
+            random,
+            tasks,
+            service_writes: tokio::sync::Mutex::default(),
+        });
+        crate::bootstrap::run(&server).await?;
+        Ok(server)
+    }
+
+    /// Returns the server as a service for any HTTP transport.
+    #[must_use]
+    pub fn service(self: &Arc<Self>) -> ApiService {
+        ApiService { server: self.clone(), user: None }
+    }
+
+    /// Returns a client that reaches this server without a socket, as `user` in `groups`.
+    #[must_use]
+    pub fn local_client(self: &Arc<Self>, user: &str, groups: &[&str]) -> kube::Client {
+        let user = Arc::new(UserInfo::new(user, groups));
+        kube::Client::new(ApiService { server: self.clone(), user: Some(user) }, "default")
+    }
+
+    /// Serves HTTPS on `listener` until the server's tasks end.
+    pub fn serve(
+        self: &Arc<Self>,
+        listener: tokio::net::TcpListener,
+        tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    ) {
+        let served = machinery::serve::serve(listener, tls, self.service(), self.tasks.clone());
+        self.tasks.spawn("api listener", served);
+    }
+
+    /// The revision that reads see at least.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// Where services' addresses and ports come from.
+    pub(crate) fn pools(&self) -> crate::services::Pools {
+        crate::services::Pools {
+            network: self.config.service_network,
+            ports: self.config.node_ports.clone(),
+            reserved: vec![self.config.api_service_address(), self.config.dns_address],
+        }
+    }
+
+    async fn respond(self: Arc<Self>, request: Request<RequestBody>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let audit_id = parts
+            .headers
+            .get("audit-id")
+            .cloned()
+            .filter(|id| !id.is_empty() && id.len() <= 64)
+            .or_else(|| HeaderValue::from_str(&self.random.uid()).ok());
+        let format = error_format(&parts);
+        let result = match self.user(&mut parts).await {
+            Ok(user) => {
+                let query = Query::parse(parts.uri.query());
+                let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+                let call =
+                    Call { server: self.clone(), user, info, query, parts, warnings: Mutex::default() };
+                let (path, method) = (call.info.path.clone(), call.parts.method.clone());
+                let long = call.is_long_running();
+                let handled = AssertUnwindSafe(call.handle(body)).catch_unwind();
+                let result = if long {
+                    handled.await
+                } else {
+                    tokio::select! {
+                        biased;
+                        result = handled => result,
+                        () = self.clock.after(DEADLINE) => Ok(Err(Status::timeout(
+                            "request did not complete within the allotted timeout", 0))),
+                    }
+                };
+                result.unwrap_or_else(|_| {
+                    tracing::error!(%method, path, "a request panicked");
+                    Err(Status::internal(format!(
+                        "This request caused apiserver to panic. Look in the logs for details: {method} {path}"
+                    )))
+                })
+            }
+            Err(status) => Err(status),
+        };
+        let mut response = result.unwrap_or_else(|status| respond::failure(&status, format));
+        if let Some(id) = audit_id {
+            response.headers_mut().insert("audit-id", id);
+        }
+        response
+    }
+
+    /// Finds out who is asking.
+    async fn user(&self, parts: &mut http::request::Parts) -> Result<Arc<UserInfo>, Status> {
+        if let Some(LocalUser(user)) = parts.extensions.remove() {
+            return Ok(user);
+        }
+        Err(Status::unauthorized())
+    }
+}
+
+impl Call {
+    /// Whether the request may last as long as its client wants.
+    fn is_long_running(&self) -> bool {
+        self.info.verb == "watch"
+            || self.info.verb == "proxy"
+            || self.info.resource.as_ref().is_some_and(|target| {
+                matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+            })
+    }
+
+    async fn handle(self, body: RequestBody) -> Result<Response<Body>, Status> {
+        let call = Arc::new(self);
+        let mut response = match &call.info.resource {
+            Some(_) => crate::rest::dispatch(&call, body).await?,
+            None => crate::paths::dispatch(&call).await?,
+        };
+        for warning in call.warnings.lock().iter() {
+            let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+            match HeaderValue::from_str(&text) {
+                Ok(value) => {
+                    response.headers_mut().append(http::header::WARNING, value);
+                }
+                Err(error) => tracing::debug!(%error, warning, "a warning is no header"),
+            }
+        }
+        Ok(response)
+    }
+
+    /// Adds a warning for the client.
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        self.warnings.lock().push(text.into());
+    }
+}
+
+/// Reads a request's body.
+pub(crate) async fn read(body: RequestBody) -> Result<Bytes, Status> {
+    let limited = http_body_util::Limited::new(body, BODY_LIMIT);
+    match limited.collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::request_entity_too_large(BODY_LIMIT))
+        }
+        Err(error) => Err(Status::bad_request(format!("reading the body: {error}"))),
+    }
+}
+
+/// Errors are sent in the best of the plain forms that the client takes.
+fn error_format(parts: &http::request::Parts) -> Format {
+    negotiate::choose(&parts.headers, false, true).map_or(Format::Json, |form| form.format)
+}
+
+/// The server as a service.
+#[derive(Clone)]
+pub struct ApiService {
+    server: Arc<ApiServer>,
+    user: Option<Arc<UserInfo>>,
+}
+
+impl<B> tower::Service<Request<B>> for ApiService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut request =
+            request.map(|body| body.map_err(|error| TransportError(error.into().to_string())).boxed_unsync());
+        if let Some(user) = &self.user {
+            request.extensions_mut().insert(LocalUser(user.clone()));
+        }
+        let server = self.server.clone();
+        Box::pin(async move { Ok(server.respond(request).await) })
+    }
+}

@@ -1,0 +1,62 @@
+//! What the tests share.
+
+use std::sync::Arc;
+
+use apiserver::{ApiServer, testing};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use machinery::tasks::Tasks;
+use serde_json::Value;
+
+pub struct Kit {
+    pub server: Arc<ApiServer>,
+    pub client: kube::Client,
+    _tasks: Tasks,
+}
+
+pub async fn kit() -> Kit {
+    let (server, tasks) = testing::start().await;
+    let client = testing::admin(&server);
+    Kit { server, client, _tasks: tasks }
+}
+
+/// An answer taken apart.
+pub struct Answer {
+    pub code: StatusCode,
+    pub headers: http::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+impl Kit {
+    /// Sends one request; `headers` are `Name: value`.
+    pub async fn send(&self, method: &str, uri: &str, headers: &[&str], body: &str) -> Answer {
+        let mut request = Request::builder().method(method).uri(uri);
+        for header in headers {
+            let (name, value) = header.split_once(": ").unwrap();
+            request = request.header(name, value);
+        }
+        let request = request.body(kube::client::Body::from(body.as_bytes().to_vec())).unwrap();
+        let response = self.client.send(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            code: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    pub async fn get(&self, uri: &str) -> Answer {
+        self.send("GET", uri, &[], "").await
+    }
+
+    pub async fn post(&self, uri: &str, body: &Value) -> Answer {
+        self.send("POST", uri, &["Content-Type: application/json"], &body.to_string()).await
+    }
+}

@@ -1,0 +1,6 @@
+//! The API server as its clients see it: `kube` over the in-process transport, and bare HTTP where the
+//! exact answer matters.
+
+mod basics;
+mod kit;
+mod watching;

@@ -1,0 +1,121 @@
+//! The program: arguments, configuration, the order in which the parts start and end.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use apiserver::ApiServer;
+use clap::Parser;
+use client::Informers;
+use machinery::names::Random;
+use machinery::tasks::Tasks;
+use machinery::tls::{self, Identity};
+use machinery::{clock, service};
+use store::{EmbeddedStore, Options};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+
+/// Run the control plane of a cluster: API server, controllers, scheduler and store
+#[derive(Debug, Parser)]
+#[command(name = "control-plane", version)]
+struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/kubernetes/control-plane.yaml")]
+    config: PathBuf,
+}
+
+/// Runs the program with `arguments`, the first of which is its name, until it is asked to end.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let Arguments { config } = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go here, too. Nobody is left to tell when the terminal is gone.
+            let _closed = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    machinery::log::init("info");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build();
+    let ended =
+        runtime.context("starting the async runtime").and_then(|runtime| runtime.block_on(run(&config)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(path: &Path) -> anyhow::Result<()> {
+    let text = fs_err::read_to_string(path)?;
+    let config: Config = serde_yaml::from_str(&text)
+        .with_context(|| format!("reading the configuration {}", path.display()))?;
+    let (clock, random) = (clock::system(), Random::from_os());
+    let tasks = Tasks::new(CancellationToken::new());
+
+    let store = EmbeddedStore::open(&config.data_directory, Options::default(), clock.clone())?;
+    let server =
+        ApiServer::open(api_config(&config)?, Arc::new(store), clock.clone(), random.clone(), tasks.clone())
+            .await?;
+    listen(&config, &server).await?;
+
+    let manager = server.local_client("system:kube-controller-manager", &[]);
+    let informers = Informers::new(manager, clock.clone(), random.clone(), tasks.clone());
+    let scheduler = server.local_client("system:kube-scheduler", &[]);
+    scheduler::run(scheduler, &informers, clock, random, &tasks);
+
+    service::notify_ready().context("telling the init that the control plane is ready")?;
+    tracing::info!(address = %config.advertise_address, port = config.port, "ready");
+    let stopped = tasks.token();
+    let ended = tokio::select! {
+        signal = service::asked_to_end() => signal.map(|signal| tracing::info!(signal, "ending")).map_err(Into::into),
+        () = stopped.cancelled() => Err(anyhow::anyhow!("a part of the control plane has failed; see the lines above")),
+    };
+    tasks.stop().await;
+    ended
+}
+
+fn api_config(config: &Config) -> anyhow::Result<apiserver::Config> {
+    let pki = &config.pki;
+    let kubelet_client = apiserver::KubeletClient {
+        authorities: tls::certificates(&pki.ca_certificate)?,
+        identity: Identity::read(&pki.kubelet_client_certificate, &pki.kubelet_client_key)?,
+    };
+    Ok(apiserver::Config {
+        advertise_address: config.advertise_address,
+        port: config.port,
+        service_network: config.service_network,
+        dns_address: config.dns_address,
+        cluster_domain: config.cluster_domain.clone(),
+        node_ports: config.node_port_range.0..=config.node_port_range.1,
+        pki: apiserver::Pki {
+            ca_certificate: fs_err::read_to_string(&pki.ca_certificate)?,
+            service_account_key: fs_err::read_to_string(&pki.service_account_key)?,
+            kubelet_client: Some(kubelet_client),
+        },
+    })
+}
+
+async fn listen(config: &Config, server: &Arc<ApiServer>) -> anyhow::Result<()> {
+    let address = (config.advertise_address, config.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {}:{}", config.advertise_address, config.port))?;
+    let identity = Identity::read(&config.pki.serving_certificate, &config.pki.serving_key)?;
+    let tls = tls::server(identity, &tls::certificates(&config.pki.ca_certificate)?)?;
+    // The sender may go: whoever accepts connections reads the last value.
+    let (_sender, tls) = watch::channel(Arc::new(tls));
+    server.serve(listener, tls);
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! What is on this machine, to compare before and after, and the processes of a lab.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Everything outside the state directory that a lab could leave behind, as lines of text.
+pub(crate) fn inventory() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for link in std::fs::read_dir("/sys/class/net").unwrap() {
+        found.insert(format!("link {}", link.unwrap().file_name().display()));
+    }
+    for line in std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        found.insert(format!("mount {} {}", words[4], words[words.len() - 3]));
+    }
+    groups(Path::new("/sys/fs/cgroup"), &mut found);
+    for pid in pids() {
+        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        // This very process and its parents are there before and after.
+        if executable == Path::new(env!("CARGO_BIN_EXE_cluster")) || executable.ends_with("cluster") {
+            found.insert(format!("process {pid} {}", command_line(pid).join(" ")));
+        }
+        for kind in ["net", "mnt", "pid"] {
+            if let Ok(namespace) = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")) {
+                found.insert(format!("namespace {}", namespace.display()));
+            }
+        }
+    }
+    found
+}
+
+fn groups(directory: &Path, found: &mut BTreeSet<String>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.insert(format!("cgroup {}", entry.path().display()));
+            groups(&entry.path(), found);
+        }
+    }
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn command_line(pid: i32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Returns the processes of the lab `name` that run as `program` (`control-plane` or `node-agent`).
+pub(crate) fn processes(name: &str, program: &str) -> Vec<i32> {
+    pids()
+        .filter(|pid| {
+            let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.lines().any(|line| line.split('/').any(|part| part.contains(name)))
+                && command_line(*pid).first().is_some_and(|first| first.ends_with(program))
+        })
+        .collect()
+}
+
+/// Kills with SIGKILL. A process that has gone by itself is none that is left.
+pub(crate) fn kill_nine(pid: i32) {
+    let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
