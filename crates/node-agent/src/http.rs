@@ -32,7 +32,11 @@ pub(crate) struct Target {
 impl Target {
     /// Returns `host:port`.
     pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -73,9 +77,11 @@ pub(crate) async fn get(
     let fail = |reason: String| format!("Get {url:?}: {reason}");
     let attempt = async {
         let stream = dial(&target.host, target.port, timeout).await?;
-        let stream: Box<dyn Duplex> = if target.tls { tls(stream, &target.host).await? } else { Box::new(stream) };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let stream: Box<dyn Duplex> =
+            if target.tls { tls(stream, &target.host).await? } else { Box::new(stream) };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         let mut request = Request::builder().method(Method::GET).uri(path);
         if let Some(all) = request.headers_mut() {
             for (name, value) in headers {
@@ -115,7 +121,9 @@ pub(crate) async fn get(
     };
     match tokio::time::timeout(timeout, attempt).await {
         Ok(outcome) => outcome.map_err(fail),
-        Err(_) => Err(fail("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into())),
+        Err(_) => {
+            Err(fail("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into()))
+        }
     }
 }
 
@@ -128,8 +136,10 @@ async fn tls(stream: TcpStream, host: &str) -> Result<Box<dyn Duplex>, String> {
         .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_no_client_auth();
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let stream =
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(Box::new(stream))
 }
 
@@ -137,7 +147,12 @@ async fn tls(stream: TcpStream, host: &str) -> Result<Box<dyn Duplex>, String> {
 ///
 /// # Errors
 /// Why there was no answer.
-pub(crate) async fn grpc_health(host: &str, port: u16, service: &str, timeout: Duration) -> Result<u8, String> {
+pub(crate) async fn grpc_health(
+    host: &str,
+    port: u16,
+    service: &str,
+    timeout: Duration,
+) -> Result<u8, String> {
     let attempt = async {
         let stream = dial(host, port, timeout).await?;
         let (mut sender, connection) =

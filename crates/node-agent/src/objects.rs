@@ -138,7 +138,11 @@ impl Objects {
     ///
     /// # Errors
     /// What the API answered.
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, String> {
+    pub(crate) async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<ConfigMap>>, String> {
         let reference = Reference { kind: Kind::ConfigMap, namespace: namespace.into(), name: name.into() };
         self.get(&self.inner.config_maps, reference).await
     }
@@ -161,8 +165,9 @@ impl Objects {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         let watched = map.lock().get(&reference).map(|one| one.informer.clone());
-        if let Some(found) =
-            watched.filter(Informer::is_synced).and_then(|known| known.find(&reference.namespace, &reference.name))
+        if let Some(found) = watched
+            .filter(Informer::is_synced)
+            .and_then(|known| known.find(&reference.namespace, &reference.name))
         {
             return Ok(Some(found));
         }

@@ -59,8 +59,8 @@ where
 
 fn start(path: &Path) -> anyhow::Result<()> {
     let text = fs_err::read_to_string(path).context("reading the configuration")?;
-    let config: Config =
-        serde_yaml::from_str(&text).with_context(|| format!("reading the configuration {}", path.display()))?;
+    let config: Config = serde_yaml::from_str(&text)
+        .with_context(|| format!("reading the configuration {}", path.display()))?;
     // Pods wait for input and output far more than they compute: two threads are enough, and each has a price.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -96,8 +96,7 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     )?;
     let version = node::runtime_version(runtime.as_ref()).await.context("asking the container runtime")?;
     let informers = Informers::new(client.clone(), clock.clone(), random.clone(), tasks.clone());
-    let recorder =
-        Recorder::start(client.clone(), "kubelet", Some(&config.node_name), clock.clone(), &tasks);
+    let recorder = Recorder::start(client.clone(), "kubelet", Some(&config.node_name), clock.clone(), &tasks);
     let registered = node::register(&client, &config, &machine, &version, &clock, &random)
         .await
         .context("registering the node")?;
@@ -139,8 +138,8 @@ async fn open_runtime(config: &Config, network: NodeNetwork) -> anyhow::Result<A
             drop(network);
             bail!("the built-in container engine is not part of this build")
         }
-        RuntimeChoice::Cri => bail!(
-            "runtime \"cri\" is not built yet; use \"builtin\" in the node agent's configuration"
-        ),
+        RuntimeChoice::Cri => {
+            bail!("runtime \"cri\" is not built yet; use \"builtin\" in the node agent's configuration")
+        }
     }
 }

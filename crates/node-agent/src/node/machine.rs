@@ -33,12 +33,14 @@ impl Machine {
     pub(crate) fn read(data: &Path) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let machine_milli = i64::try_from(cpus).unwrap_or(1) * 1000;
-        let cpu_milli = cpu_limit().filter(|limit| *limit > 0).map_or(machine_milli, |limit| limit.min(machine_milli));
+        let cpu_milli =
+            cpu_limit().filter(|limit| *limit > 0).map_or(machine_milli, |limit| limit.min(machine_milli));
         let total = meminfo("MemTotal").unwrap_or(0);
         let memory = memory_limit().filter(|limit| *limit > 0).map_or(total, |limit| limit.min(total));
         let disk = disk_size(data);
         let amount = |text: String| Quantity(text);
-        let cpu = if cpu_milli % 1000 == 0 { format!("{}", cpu_milli / 1000) } else { format!("{cpu_milli}m") };
+        let cpu =
+            if cpu_milli % 1000 == 0 { format!("{}", cpu_milli / 1000) } else { format!("{cpu_milli}m") };
         let capacity = BTreeMap::from([
             ("cpu".to_owned(), amount(cpu)),
             ("memory".to_owned(), amount(format!("{}Ki", memory / 1024))),
@@ -52,7 +54,8 @@ impl Machine {
 }
 
 fn info() -> NodeSystemInfo {
-    let line = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let line =
+        |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let machine_id = line("/etc/machine-id");
     let uuid = line("/sys/class/dmi/id/product_uuid");

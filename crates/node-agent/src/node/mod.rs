@@ -91,7 +91,12 @@ pub(crate) async fn runtime_version(runtime: &dyn runtime::Runtime) -> anyhow::R
 }
 
 /// Keeps the node's status current until the agent ends. `health` is sent as soon as it changes.
-pub(crate) async fn keep_status(agent: Arc<Agent>, registered: Node, runtime: String, mut health: watch::Receiver<Health>) {
+pub(crate) async fn keep_status(
+    agent: Arc<Agent>,
+    registered: Node,
+    runtime: String,
+    mut health: watch::Receiver<Health>,
+) {
     let api = Api::<Node>::all(agent.client.clone());
     let mut known = registered.status.unwrap_or_default();
     let mut sent_at = None;
@@ -106,8 +111,10 @@ pub(crate) async fn keep_status(agent: Arc<Agent>, registered: Node, runtime: St
             }
         };
         let current = health.borrow_and_update().clone();
-        let wanted = object::status(&agent.config, &agent.machine, &runtime, &current, images, Some(&known), now);
-        let stale = sent_at.is_none_or(|at: jiff::Timestamp| now.duration_since(at).unsigned_abs() >= HEARTBEAT);
+        let wanted =
+            object::status(&agent.config, &agent.machine, &runtime, &current, images, Some(&known), now);
+        let stale =
+            sent_at.is_none_or(|at: jiff::Timestamp| now.duration_since(at).unsigned_abs() >= HEARTBEAT);
         let mut wait = TICK;
         if stale || !object::same(&known, &wanted) {
             match send(&api, &agent.config.node_name, &wanted).await {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
@@ -92,7 +93,12 @@ fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<
         (kind.to_owned(), yes, reason.to_owned(), message.to_owned())
     };
     let ready = match &health.not_ready {
-        None => ("Ready".to_owned(), true, "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
+        None => (
+            "Ready".to_owned(),
+            true,
+            "KubeletReady".to_owned(),
+            "kubelet is posting ready status".to_owned(),
+        ),
         Some(why) => ("Ready".to_owned(), false, "KubeletNotReady".to_owned(), why.clone()),
     };
     [
@@ -160,7 +166,8 @@ mod tests {
         assert_eq!(find("Ready").status, "True");
         assert_eq!(find("MemoryPressure").last_transition_time, Some(Time(at(10))));
         assert_eq!(find("MemoryPressure").last_heartbeat_time, Some(Time(at(20))));
-        let again = NodeStatus { conditions: Some(conditions(&bad, Some(&first), at(30))), ..NodeStatus::default() };
+        let again =
+            NodeStatus { conditions: Some(conditions(&bad, Some(&first), at(30))), ..NodeStatus::default() };
         assert!(same(&first, &again));
     }
 }

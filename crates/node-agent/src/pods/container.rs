@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn words_are_expanded_and_the_agents_files_are_mounted() {
-        let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "x", "args": ["$(A)", "$(B)"],
+        let pod =
+            pod(serde_json::json!({"containers": [{"name": "a", "image": "x", "args": ["$(A)", "$(B)"],
             "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));
         let image = Image {
             id: "sha256:1".into(),
@@ -159,8 +160,7 @@ mod tests {
             user: String::new(),
             pinned: false,
         };
-        let volumes =
-            BTreeMap::from([("v".to_owned(), Mounted { path: "/node/v".into(), read_only: true })]);
+        let volumes = BTreeMap::from([("v".to_owned(), Mounted { path: "/node/v".into(), read_only: true })]);
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let found = config(
             &pod,
@@ -179,7 +179,8 @@ mod tests {
         .unwrap();
         assert_eq!(found.args, ["1", "$(B)"]);
         assert!(found.mounts[0].read_only);
-        let inside: Vec<_> = found.mounts.iter().map(|mount| mount.container_path.display().to_string()).collect();
+        let inside: Vec<_> =
+            found.mounts.iter().map(|mount| mount.container_path.display().to_string()).collect();
         assert_eq!(inside, ["/v", "/etc/hosts", "/dev/termination-log"]);
         assert_eq!(found.log_path, PathBuf::from("a/2.log"));
     }

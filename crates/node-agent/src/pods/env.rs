@@ -73,7 +73,11 @@ pub(crate) fn make(container: &Container, sources: &Sources<'_>) -> Result<Vec<(
             match sources.secrets.get(&reference.name).and_then(Option::as_ref) {
                 Some(secret) => {
                     for (key, value) in secret.data.iter().flatten() {
-                        set(&mut values, format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned());
+                        set(
+                            &mut values,
+                            format!("{prefix}{key}"),
+                            String::from_utf8_lossy(&value.0).into_owned(),
+                        );
                     }
                 }
                 None if reference.optional == Some(true) => {}
@@ -121,7 +125,11 @@ fn referenced(
     if let Some(reference) = &source.config_map_key_ref {
         let optional = reference.optional == Some(true);
         let Some(map) = sources.config_maps.get(&reference.name).and_then(Option::as_ref) else {
-            return if optional { Ok(None) } else { Err(format!("configmap {:?} not found", reference.name)) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(format!("configmap {:?} not found", reference.name))
+            };
         };
         return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(value.clone())),
@@ -177,7 +185,9 @@ pub(crate) fn field_value(
         "metadata.labels" => listed(meta.labels.as_ref()),
         "metadata.annotations" => listed(meta.annotations.as_ref()),
         "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => {
+            spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default()
+        }
         "status.hostIP" | "status.hostIPs" => host_ip.to_owned(),
         "status.podIP" => pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => pod_ips.join(","),
@@ -372,9 +382,10 @@ mod tests {
             service("ns", "headless", "None"),
             service("default", "kubernetes", "10.3.0.1"),
         ];
-        let pod: Pod =
-            serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns"}, "spec": {"containers": []}}))
-                .unwrap();
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"namespace": "ns"}, "spec": {"containers": []}}),
+        )
+        .unwrap();
         let empty = BTreeMap::new();
         let sources = Sources {
             pod: &pod,

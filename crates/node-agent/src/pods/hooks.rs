@@ -25,7 +25,8 @@ pub(crate) async fn run(
 ) -> Result<(), String> {
     if let Some(exec) = &handler.exec {
         let command = exec.command.clone().unwrap_or_default();
-        let output = agent.runtime.exec_sync(container_id, &command, None).await.map_err(|error| error.to_string())?;
+        let output =
+            agent.runtime.exec_sync(container_id, &command, None).await.map_err(|error| error.to_string())?;
         if output.exit_code == 0 {
             return Ok(());
         }

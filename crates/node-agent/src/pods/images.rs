@@ -66,19 +66,33 @@ pub(crate) async fn ensure(agent: &Agent, pod: &Pod, container: &Container) -> R
     })?;
     match (policy(container), present) {
         ("Never" | "IfNotPresent", Some(found)) => {
-            let message = format!("Container image {image:?} already present on machine and can be accessed by the pod");
+            let message = format!(
+                "Container image {image:?} already present on machine and can be accessed by the pod"
+            );
             agent.container_event(pod, &container.name, EventType::Normal, "Pulled", message);
             return Ok(found);
         }
         ("Never", None) => {
             let message = format!("Container image {image:?} is not present with pull policy of Never");
-            agent.container_event(pod, &container.name, EventType::Warning, "ErrImageNeverPull", message.clone());
+            agent.container_event(
+                pod,
+                &container.name,
+                EventType::Warning,
+                "ErrImageNeverPull",
+                message.clone(),
+            );
             failed("Error: ErrImageNeverPull");
             return Err(waiting("ErrImageNeverPull", message));
         }
         _ => {}
     }
-    agent.container_event(pod, &container.name, EventType::Normal, "Pulling", format!("Pulling image {image:?}"));
+    agent.container_event(
+        pod,
+        &container.name,
+        EventType::Normal,
+        "Pulling",
+        format!("Pulling image {image:?}"),
+    );
     let asked = agent.clock.now();
     let gate = agent.images.gate(&image);
     let turn = gate.lock().await;
@@ -173,9 +187,7 @@ fn registry(image: &str) -> &str {
 /// Returns the credentials of a secret that fit the image's registry.
 fn credentials(secret: &Secret, image: &str) -> Vec<RegistryAuth> {
     let data = secret.data.as_ref();
-    let read = |key: &str| -> Option<serde_json::Value> {
-        serde_json::from_slice(&data?.get(key)?.0).ok()
-    };
+    let read = |key: &str| -> Option<serde_json::Value> { serde_json::from_slice(&data?.get(key)?.0).ok() };
     let auths = read(".dockerconfigjson")
         .and_then(|mut config| config.get_mut("auths").map(serde_json::Value::take))
         .or_else(|| read(".dockercfg"));
@@ -184,7 +196,8 @@ fn credentials(secret: &Secret, image: &str) -> Vec<RegistryAuth> {
     for (key, entry) in auths.as_ref().and_then(|auths| auths.as_object()).into_iter().flatten() {
         let host = key.trim_start_matches("https://").trim_start_matches("http://");
         let host = host.split('/').next().unwrap_or_default();
-        let fits = host == wanted || (wanted == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"));
+        let fits = host == wanted
+            || (wanted == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"));
         if !fits {
             continue;
         }
@@ -244,7 +257,10 @@ mod tests {
             ..Secret::default()
         };
         let found = |image: &str| {
-            credentials(&secret, image).into_iter().map(|one| (one.username, one.password)).collect::<Vec<_>>()
+            credentials(&secret, image)
+                .into_iter()
+                .map(|one| (one.username, one.password))
+                .collect::<Vec<_>>()
         };
         assert_eq!(found("nginx"), [("u".to_owned(), "p".to_owned())]);
         assert_eq!(found("r.example/x"), [("a".to_owned(), "b".to_owned())]);

@@ -73,7 +73,8 @@ impl Pods {
     /// Returns the pod of this name.
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Snapshot> {
         self.all().into_iter().find(|one| {
-            one.pod.metadata.namespace.as_deref() == Some(namespace) && one.pod.metadata.name.as_deref() == Some(name)
+            one.pod.metadata.namespace.as_deref() == Some(namespace)
+                && one.pod.metadata.name.as_deref() == Some(name)
         })
     }
 
@@ -131,9 +132,12 @@ pub(crate) fn informer(informers: &Informers, node: &str) -> Informer<Pod> {
 /// When the runtime cannot say what it has.
 pub(crate) async fn run(agent: Arc<Agent>, informer: Informer<Pod>) -> anyhow::Result<()> {
     let mut events = agent.runtime.events();
-    let mut found = inventory(&agent.runtime.list_sandboxes().await?, &agent.runtime.list_containers().await?);
+    let mut found =
+        inventory(&agent.runtime.list_sandboxes().await?, &agent.runtime.list_containers().await?);
     informer.wait_synced().await;
-    for orphan in found.keys().filter(|uid| !informer.all().iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid))) {
+    for orphan in
+        found.keys().filter(|uid| !informer.all().iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)))
+    {
         let (agent, view) = (agent.clone(), found[orphan].clone());
         let uid = orphan.clone();
         agent.tasks.clone().spawn("orphan", async move { remove_orphan(&agent, &uid, view).await });
@@ -245,7 +249,8 @@ fn sweep_directories(agent: &Arc<Agent>, informer: &Informer<Pod>, found: &BTree
     let Ok(entries) = std::fs::read_dir(&directory) else { return };
     for entry in entries.flatten() {
         let uid = entry.file_name().to_string_lossy().into_owned();
-        let known = found.contains_key(&uid) || informer.all().iter().any(|pod| pod.metadata.uid.as_deref() == Some(&uid));
+        let known = found.contains_key(&uid)
+            || informer.all().iter().any(|pod| pod.metadata.uid.as_deref() == Some(&uid));
         if !known {
             agent.tasks.spawn("orphan", async move {
                 if let Err(error) = volumes::teardown(entry.path()).await {

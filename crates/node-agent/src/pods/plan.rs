@@ -113,7 +113,11 @@ pub(crate) fn plan(pod: &Pod, view: &View, memory: &Memory, ending: bool, now: T
             match found {
                 Some(status) if status.state == ContainerState::Exited && status.exit_code == 0 => {}
                 Some(status) if status.state == ContainerState::Running => initialized = false,
-                Some(status) if status.state == ContainerState::Exited && policy == "Never" && status.exit_code != 0 => {
+                Some(status)
+                    if status.state == ContainerState::Exited
+                        && policy == "Never"
+                        && status.exit_code != 0 =>
+                {
                     initialized = false;
                 }
                 _ => {
@@ -138,7 +142,8 @@ pub(crate) fn plan(pod: &Pod, view: &View, memory: &Memory, ending: bool, now: T
                         kill(&mut plan, memory, status, message);
                     }
                 }
-                Some(status) if status.state == ContainerState::Exited && !restarts(policy, status.exit_code) => {}
+                Some(status)
+                    if status.state == ContainerState::Exited && !restarts(policy, status.exit_code) => {}
                 _ => consider(&mut plan, view, memory, one, now),
             }
         }
@@ -168,7 +173,8 @@ fn over(pod: &Pod, view: &View) -> bool {
     }
     let init_failed = policy == "Never"
         && spec.init_containers.iter().flatten().filter(|one| !is_sidecar(one)).any(|one| {
-            view.latest(&one.name).is_some_and(|last| last.state == ContainerState::Exited && last.exit_code != 0)
+            view.latest(&one.name)
+                .is_some_and(|last| last.state == ContainerState::Exited && last.exit_code != 0)
         });
     init_failed || spec.containers.iter().all(|one| done(&one.name))
 }
@@ -176,7 +182,8 @@ fn over(pod: &Pod, view: &View) -> bool {
 /// Stops the main containers, then the sidecars in reverse order, then the sandbox.
 fn end(pod: &Pod, view: &View, memory: &Memory, plan: &mut Plan) {
     let spec = spec(pod);
-    let sidecars: Vec<&Container> = spec.init_containers.iter().flatten().filter(|one| is_sidecar(one)).collect();
+    let sidecars: Vec<&Container> =
+        spec.init_containers.iter().flatten().filter(|one| is_sidecar(one)).collect();
     let is_side = |name: &str| sidecars.iter().any(|one| one.name == name);
     let mut main_alive = false;
     for one in view.running().filter(|one| !is_side(&one.name)) {
@@ -195,7 +202,8 @@ fn end(pod: &Pod, view: &View, memory: &Memory, plan: &mut Plan) {
             return;
         }
     }
-    plan.stop_sandbox = view.running().next().is_none() && memory.stopping.is_empty() && memory.starting.is_none();
+    plan.stop_sandbox =
+        view.running().next().is_none() && memory.stopping.is_empty() && memory.starting.is_none();
 }
 
 fn kill(plan: &mut Plan, memory: &Memory, status: &ContainerStatus, message: String) {
@@ -284,7 +292,8 @@ mod tests {
             "initContainers": [{"name": "i1"}, {"name": "side", "restartPolicy": "Always"}, {"name": "i2"}],
             "containers": [{"name": "a"}]}));
         let memory = Memory::default();
-        let next = |containers| plan(&pod, &view(containers), &memory, false, at(100)).start.map(|one| one.name);
+        let next =
+            |containers| plan(&pod, &view(containers), &memory, false, at(100)).start.map(|one| one.name);
         assert_eq!(next(vec![]).as_deref(), Some("i1"));
         assert_eq!(next(vec![running("i1", 0)]), None);
         assert_eq!(next(vec![exited("i1", 0, 0, 50)]).as_deref(), Some("side"));
@@ -296,8 +305,13 @@ mod tests {
         assert_eq!(next(vec![exited("i1", 0, 1, 50)]).as_deref(), Some("i1"), "a failed one is tried again");
         // A sidecar comes back although the main container runs.
         assert_eq!(
-            next(vec![exited("i1", 0, 0, 1), exited("side", 0, 1, 60), exited("i2", 0, 0, 1), running("a", 0)])
-                .as_deref(),
+            next(vec![
+                exited("i1", 0, 0, 1),
+                exited("side", 0, 1, 60),
+                exited("i2", 0, 0, 1),
+                running("a", 0)
+            ])
+            .as_deref(),
             Some("side")
         );
     }
@@ -344,7 +358,8 @@ mod tests {
         assert_eq!((kills(&first), first.stop_sandbox), (vec!["a".to_owned()], false));
         let second = plan(&pod, &view(vec![running("side", 0), exited("a", 0, 0, 1)]), &memory, true, at(0));
         assert_eq!((kills(&second), second.stop_sandbox), (vec!["side".to_owned()], false));
-        let third = plan(&pod, &view(vec![exited("side", 0, 0, 1), exited("a", 0, 0, 1)]), &memory, true, at(0));
+        let third =
+            plan(&pod, &view(vec![exited("side", 0, 0, 1), exited("a", 0, 0, 1)]), &memory, true, at(0));
         assert_eq!((kills(&third), third.stop_sandbox), (vec![], true));
     }
 }

@@ -103,7 +103,11 @@ pub(crate) async fn watch(
     let seconds = |value: Option<i32>, least: u64| {
         Duration::from_secs(u64::try_from(value.unwrap_or(0)).unwrap_or(0).max(least))
     };
-    let period = if probe.period_seconds.unwrap_or(0) > 0 { seconds(probe.period_seconds, 1) } else { Duration::from_secs(10) };
+    let period = if probe.period_seconds.unwrap_or(0) > 0 {
+        seconds(probe.period_seconds, 1)
+    } else {
+        Duration::from_secs(10)
+    };
     let success = probe.success_threshold.unwrap_or(1).max(1);
     let failure = probe.failure_threshold.filter(|count| *count > 0).unwrap_or(3);
     let mut judge = Judge::new(match kind {
@@ -134,8 +138,12 @@ pub(crate) async fn watch(
             );
         }
         if let Some(healthy) = judge.take(result.is_ok(), success, failure) {
-            let report =
-                Report { container_id: probed.id.clone(), name: probed.container.name.clone(), kind, healthy };
+            let report = Report {
+                container_id: probed.id.clone(),
+                name: probed.container.name.clone(),
+                kind,
+                healthy,
+            };
             if reports.send(Message::Probe(report)).is_err() {
                 return;
             }
@@ -162,9 +170,11 @@ async fn once(agent: &Agent, probed: &Probed, probe: &Probe) -> Result<(), Strin
                 said.extend_from_slice(&output.stderr);
                 Err(String::from_utf8_lossy(&said).into_owned())
             }
-            Err(runtime::Error::Timeout { .. }) => {
-                Err(format!("command timed out: {:?} timed out after {}s", command.join(" "), timeout.as_secs()))
-            }
+            Err(runtime::Error::Timeout { .. }) => Err(format!(
+                "command timed out: {:?} timed out after {}s",
+                command.join(" "),
+                timeout.as_secs()
+            )),
             Err(error) => Err(error.to_string()),
         };
     }

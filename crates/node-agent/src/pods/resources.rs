@@ -42,7 +42,8 @@ pub(crate) fn class(spec: &PodSpec) -> Qos {
             let request = milli_of(resources.requests.as_ref(), name).filter(|amount| *amount > 0);
             let limit = milli_of(resources.limits.as_ref(), name).filter(|amount| *amount > 0);
             any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && request.unwrap_or_else(|| limit.unwrap_or(0)) == limit.unwrap_or(0);
+            guaranteed &=
+                limit.is_some() && request.unwrap_or_else(|| limit.unwrap_or(0)) == limit.unwrap_or(0);
         }
     }
     match (any, guaranteed) {
@@ -63,7 +64,11 @@ pub(crate) fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
     }
 }
 
-fn request_or_limit(resources: Option<&ResourceRequirements>, name: &str, read: fn(Option<&List>, &str) -> Option<i64>) -> i64 {
+fn request_or_limit(
+    resources: Option<&ResourceRequirements>,
+    name: &str,
+    read: fn(Option<&List>, &str) -> Option<i64>,
+) -> i64 {
     let Some(resources) = resources else { return 0 };
     read(resources.requests.as_ref(), name).or_else(|| read(resources.limits.as_ref(), name)).unwrap_or(0)
 }
@@ -146,7 +151,8 @@ mod tests {
     use super::*;
 
     fn spec(resources: serde_json::Value) -> PodSpec {
-        serde_json::from_value(serde_json::json!({"containers": [{"name": "c", "resources": resources}]})).unwrap()
+        serde_json::from_value(serde_json::json!({"containers": [{"name": "c", "resources": resources}]}))
+            .unwrap()
     }
 
     #[test]
@@ -158,7 +164,10 @@ mod tests {
             (serde_json::json!({"limits": both}), Qos::Guaranteed),
             (serde_json::json!({"requests": both}), Qos::Burstable),
             (serde_json::json!({"limits": {"cpu": "1"}}), Qos::Burstable),
-            (serde_json::json!({"limits": both, "requests": {"cpu": "500m", "memory": "1Gi"}}), Qos::Burstable),
+            (
+                serde_json::json!({"limits": both, "requests": {"cpu": "500m", "memory": "1Gi"}}),
+                Qos::Burstable,
+            ),
         ] {
             assert_eq!(class(&spec(resources.clone())), expected, "{resources}");
         }

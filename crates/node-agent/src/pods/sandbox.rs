@@ -80,7 +80,11 @@ pub(crate) fn host_ports(pod: &Pod) -> Vec<network::pods::HostPort> {
             let host_port = u16::try_from(port.host_port.filter(|port| *port > 0)?).ok()?;
             Some(network::pods::HostPort {
                 protocol: port.protocol.as_deref().unwrap_or("TCP").parse().ok()?,
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).filter(|ip: &std::net::Ipv4Addr| !ip.is_unspecified()),
+                host_ip: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse().ok())
+                    .filter(|ip: &std::net::Ipv4Addr| !ip.is_unspecified()),
                 host_port,
                 container_port: u16::try_from(port.container_port).ok()?,
             })
@@ -137,7 +141,11 @@ pub(crate) fn hosts(pod: &Pod, ips: &[String], cluster_domain: &str, node_hosts:
     if !aliases.is_empty() {
         out.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
-            out.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t")));
+            out.push_str(&format!(
+                "{}\t{}\n",
+                alias.ip,
+                alias.hostnames.as_deref().unwrap_or_default().join("\t")
+            ));
         }
     }
     out
@@ -149,8 +157,7 @@ pub(crate) fn dns(pod: &Pod, config: &Config, node: &DnsConfig) -> DnsConfig {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let cluster_first = || {
         let domain = &config.cluster_domain;
-        let mut searches =
-            vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+        let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
         for search in &node.searches {
             if !searches.contains(search) {
                 searches.push(search.clone());

@@ -112,7 +112,9 @@ mod tests {
 
     #[test]
     fn non_root_is_judged_by_the_image_when_no_user_is_given() {
-        let pod = pod(serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "a"}]}));
+        let pod = pod(
+            serde_json::json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "a"}]}),
+        );
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let security = merge(&pod, container, Path::new("/p"));
         for (user, good) in [("", false), ("0", false), ("1000:1000", true), ("redis", false)] {

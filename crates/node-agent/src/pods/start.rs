@@ -77,7 +77,10 @@ pub(super) async fn start(
     let waiting = |reason: &str, message: String| Waiting { reason: reason.into(), message };
     let cancelled = || waiting("ContainerCreating", String::new());
     let Some(container) = find_container(pod, &what.name) else {
-        return Err(waiting("CreateContainerConfigError", format!("container {} is not in the pod", what.name)));
+        return Err(waiting(
+            "CreateContainerConfigError",
+            format!("container {} is not in the pod", what.name),
+        ));
     };
     let failed = |reason: &str, message: String| {
         agent.container_event(pod, &what.name, EventType::Warning, "Failed", format!("Error: {message}"));
@@ -122,7 +125,11 @@ pub(super) async fn start(
     if cancel.is_cancelled() {
         return Err(cancelled());
     }
-    agent.runtime.start_container(&id).await.map_err(|error| failed("RunContainerError", error.to_string()))?;
+    agent
+        .runtime
+        .start_container(&id)
+        .await
+        .map_err(|error| failed("RunContainerError", error.to_string()))?;
     agent.container_event(pod, &what.name, EventType::Normal, "Started", "Container started");
     link_log(pod, &what.name, &id, what.attempt);
     if let Some(handler) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
@@ -194,7 +201,8 @@ fn sub_paths(
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let Some(sub) = container::sub_path(mount, env)? else { continue };
         let Some(volume) = volumes.volumes.get(&mount.name) else { continue };
-        let target = directory.join("volume-subpaths").join(&mount.name).join(&container.name).join(at.to_string());
+        let target =
+            directory.join("volume-subpaths").join(&mount.name).join(&container.name).join(at.to_string());
         // An earlier attempt of this container may have bound something there.
         if target.exists() {
             match umount2(&target, MntFlags::MNT_DETACH) {
@@ -240,7 +248,8 @@ fn link_log(pod: &Pod, container: &str, id: &str, attempt: u32) {
         meta.namespace.as_deref().unwrap_or_default()
     ));
     let target = sandbox::log_directory(pod).join(container).join(format!("{attempt}.log"));
-    let made = fs_err::create_dir_all("/var/log/containers").and_then(|()| std::os::unix::fs::symlink(target, &link));
+    let made = fs_err::create_dir_all("/var/log/containers")
+        .and_then(|()| std::os::unix::fs::symlink(target, &link));
     match made {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             tracing::debug!(link = %link.display(), %error, "linking a log");
@@ -304,7 +313,11 @@ pub(super) async fn take_down(
 ) -> Result<(), String> {
     let directory = agent.pod_directory(pod.metadata.uid.as_deref().unwrap_or_default());
     if let Some(id) = sandbox {
-        let outcome = if remove { agent.runtime.remove_sandbox(id).await } else { agent.runtime.stop_sandbox(id).await };
+        let outcome = if remove {
+            agent.runtime.remove_sandbox(id).await
+        } else {
+            agent.runtime.stop_sandbox(id).await
+        };
         outcome.map_err(|error| error.to_string())?;
     }
     if !remove {

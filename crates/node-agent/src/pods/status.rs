@@ -151,7 +151,9 @@ fn container(inputs: &Inputs<'_>, container: &Container, has_init: bool, init: b
     let old = old_status(inputs.pod, name);
     let (state, last) = match latest {
         None => match (failure, old.filter(|_| inputs.ended || memory.verdict.is_some())) {
-            (_, Some(old)) if old.state.as_ref().is_some_and(|state| state.running.is_some()) => (lost(), None),
+            (_, Some(old)) if old.state.as_ref().is_some_and(|state| state.running.is_some()) => {
+                (lost(), None)
+            }
             (Some(waiting), _) => (waiting_state(&waiting.reason, &waiting.message), None),
             (None, _) => (default_waiting(), None),
         },
@@ -164,7 +166,9 @@ fn container(inputs: &Inputs<'_>, container: &Container, has_init: bool, init: b
                 None => (terminated_state(one, memory), before(view.previous(name))),
             },
             ContainerState::Created => match failure {
-                Some(waiting) => (waiting_state(&waiting.reason, &waiting.message), before(view.previous(name))),
+                Some(waiting) => {
+                    (waiting_state(&waiting.reason, &waiting.message), before(view.previous(name)))
+                }
                 None => (default_waiting(), before(view.previous(name))),
             },
             ContainerState::Unknown => (lost(), before(view.previous(name))),
@@ -305,8 +309,10 @@ fn conditions(inputs: &Inputs<'_>, status: &PodStatus, old: &PodStatus) -> Vec<P
     wanted.push(("PodReadyToStartContainers", sandbox, None, None));
 
     let begun = status.container_statuses.iter().flatten().any(|one| {
-        one.started == Some(true) || one.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
-            || terminated(one).is_some() || one.state.as_ref().is_some_and(|state| state.running.is_some())
+        one.started == Some(true)
+            || one.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+            || terminated(one).is_some()
+            || one.state.as_ref().is_some_and(|state| state.running.is_some())
     });
     let incomplete: Vec<&str> = status
         .init_container_statuses
@@ -353,7 +359,9 @@ fn conditions(inputs: &Inputs<'_>, status: &PodStatus, old: &PodStatus) -> Vec<P
     for gate in spec.readiness_gates.iter().flatten() {
         let name = &gate.condition_type;
         match old.conditions.iter().flatten().find(|one| one.type_ == *name) {
-            None => gates.push(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
+            None => {
+                gates.push(format!("corresponding condition of pod readiness gate {name:?} does not exist."))
+            }
             Some(found) if found.status != "True" => gates.push(format!(
                 "the status of pod readiness gate {name:?} is not \"True\", but {}",
                 found.status
@@ -415,8 +423,13 @@ pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<serde
             // Merged by type: only those that changed are sent.
             "conditions" => {
                 let known = old.get(key).and_then(|list| list.as_array()).cloned().unwrap_or_default();
-                let news: Vec<_> =
-                    value.as_array().into_iter().flatten().filter(|one| !known.contains(one)).cloned().collect();
+                let news: Vec<_> = value
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|one| !known.contains(one))
+                    .cloned()
+                    .collect();
                 if news.is_empty() {
                     continue;
                 }
@@ -464,7 +477,11 @@ mod tests {
 
     #[test]
     fn a_new_pod_is_creating() {
-        let found = status(serde_json::json!({"containers": [{"name": "a", "image": "x"}]}), &View::default(), &Memory::default());
+        let found = status(
+            serde_json::json!({"containers": [{"name": "a", "image": "x"}]}),
+            &View::default(),
+            &Memory::default(),
+        );
         assert_eq!(found.phase.as_deref(), Some("Pending"));
         let state = found.container_statuses.as_ref().unwrap()[0].state.clone().unwrap();
         assert_eq!(state.waiting.unwrap().reason.as_deref(), Some("ContainerCreating"));
@@ -486,7 +503,8 @@ mod tests {
         assert_eq!(found.pod_ip.as_deref(), Some("10.2.0.5"));
         let probed = serde_json::json!({"containers": [{"name": "a", "readinessProbe": {}}]});
         assert_eq!(condition(&status(probed, &view(vec![running("a", 0)]), &memory), "Ready").0, "False");
-        let gated = serde_json::json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]});
+        let gated =
+            serde_json::json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]});
         let found = status(gated, &view(vec![running("a", 0)]), &memory);
         assert_eq!(condition(&found, "ContainersReady").0, "True");
         assert_eq!(
@@ -535,7 +553,10 @@ mod tests {
         let found = status(spec, &view(vec![exited("a", 3, 7, 95)]), &memory);
         let one = &found.container_statuses.as_ref().unwrap()[0];
         assert_eq!(one.restart_count, 3);
-        assert_eq!(one.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("CrashLoopBackOff"));
+        assert_eq!(
+            one.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(),
+            Some("CrashLoopBackOff")
+        );
         assert_eq!(one.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 7);
         assert_eq!(found.phase.as_deref(), Some("Running"));
     }
@@ -549,8 +570,12 @@ mod tests {
         let found = patch("u", &old, &new).unwrap();
         let fields: Vec<&String> = found["status"].as_object().unwrap().keys().collect();
         assert_eq!(fields, ["conditions", "containerStatuses", "phase"]);
-        let types: Vec<&str> =
-            found["status"]["conditions"].as_array().unwrap().iter().map(|one| one["type"].as_str().unwrap()).collect();
+        let types: Vec<&str> = found["status"]["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["type"].as_str().unwrap())
+            .collect();
         assert_eq!(types, ["Ready", "ContainersReady"]);
     }
 }

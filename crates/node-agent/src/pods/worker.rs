@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use runtime::{ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, SandboxState, SandboxStatus};
+use runtime::{
+    ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, SandboxState, SandboxStatus,
+};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -161,7 +163,9 @@ impl Worker {
             let clock = self.agent.clock.clone();
             let sleep = async {
                 match wake_at {
-                    Some(at) => clock.after(at.duration_since(now).unsigned_abs() * u32::from(at > now)).await,
+                    Some(at) => {
+                        clock.after(at.duration_since(now).unsigned_abs() * u32::from(at > now)).await
+                    }
                     None => std::future::pending().await,
                 }
             };
@@ -293,11 +297,14 @@ impl Worker {
     }
 
     fn check_deadline(&mut self, now: Timestamp, wake: &mut Vec<Timestamp>) {
-        let Some(seconds) = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds) else { return };
+        let Some(seconds) = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds) else {
+            return;
+        };
         if self.ending() {
             return;
         }
-        let started = self.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
+        let started =
+            self.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
         let Some(started) = started.or(self.memory.start_time) else { return };
         let due = started + Duration::from_secs(seconds.unsigned_abs());
         if now < due {
@@ -324,7 +331,9 @@ impl Worker {
     fn age_pull_errors(&mut self, now: Timestamp, wake: &mut Vec<Timestamp>) {
         for (name, known) in &mut self.memory.containers {
             let Some(failure) = &mut known.failure else { continue };
-            let Some(since) = known.pull_failed_at.filter(|_| failure.reason == "ErrImagePull") else { continue };
+            let Some(since) = known.pull_failed_at.filter(|_| failure.reason == "ErrImagePull") else {
+                continue;
+            };
             let due = since + PULL_ERROR_SHOWN;
             if now < due {
                 wake.push(due);
@@ -333,7 +342,13 @@ impl Worker {
             let image = find_container(&self.pod, name).and_then(|one| one.image).unwrap_or_default();
             let message = format!("Back-off pulling image {image:?}");
             self.agent.container_event(&self.pod, name, EventType::Normal, "BackOff", message.clone());
-            self.agent.container_event(&self.pod, name, EventType::Warning, "Failed", "Error: ImagePullBackOff");
+            self.agent.container_event(
+                &self.pod,
+                name,
+                EventType::Warning,
+                "Failed",
+                "Error: ImagePullBackOff",
+            );
             *failure = Waiting {
                 message: format!("{message}: {}: {}", failure.reason, failure.message),
                 reason: "ImagePullBackOff".into(),
@@ -392,7 +407,8 @@ impl Worker {
             self.memory.container(&what.name).restarts.next(failed_at, now);
         }
         self.memory.starting = Some(what.name.clone());
-        let place = Place { sandbox: sandbox.clone(), ips: self.memory.ips.clone(), volumes: volumes.clone() };
+        let place =
+            Place { sandbox: sandbox.clone(), ips: self.memory.ips.clone(), volumes: volumes.clone() };
         let (agent, pod, cancel) = (self.agent.clone(), self.pod.clone(), self.starting.clone());
         self.jobs.spawn(async move {
             let outcome = start::start(&agent, &pod, &what, &place, &cancel).await;
@@ -521,7 +537,8 @@ impl Worker {
     }
 
     fn take_pod(&mut self, pod: Arc<Pod>) {
-        let version = |pod: &Pod| pod.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok());
+        let version =
+            |pod: &Pod| pod.metadata.resource_version.as_ref().and_then(|text| text.parse::<u64>().ok());
         if version(&pod) < version(&self.pod) {
             return;
         }
@@ -622,7 +639,8 @@ impl Worker {
             tracing::warn!(pod = self.name(), "reading the pod's containers failed");
             return;
         };
-        let newest = sandboxes.into_iter().filter(|one| one.config.uid == uid).max_by_key(|one| one.created_at);
+        let newest =
+            sandboxes.into_iter().filter(|one| one.config.uid == uid).max_by_key(|one| one.created_at);
         self.view.sandbox = newest.or_else(|| self.view.sandbox.take());
         for one in containers {
             if one.labels.get(super::labels::POD_UID) == Some(&uid) {
@@ -643,7 +661,10 @@ impl Worker {
         known.probed = status.id.clone();
         known.started = started || container.startup_probe.is_none();
         known.ready = container.readiness_probe.is_none() || ready;
-        if container.startup_probe.is_none() && container.liveness_probe.is_none() && container.readiness_probe.is_none() {
+        if container.startup_probe.is_none()
+            && container.liveness_probe.is_none()
+            && container.readiness_probe.is_none()
+        {
             return;
         }
         let stop = self.agent.tasks.token().child_token();
@@ -674,8 +695,14 @@ impl Worker {
                 ProbeKind::Readiness => container.readiness_probe.clone(),
             };
             if let Some(probe) = probe {
-                let watching =
-                    probes::watch(self.agent.clone(), probed.clone(), *kind, probe, self.own.clone(), stop.clone());
+                let watching = probes::watch(
+                    self.agent.clone(),
+                    probed.clone(),
+                    *kind,
+                    probe,
+                    self.own.clone(),
+                    stop.clone(),
+                );
                 self.agent.tasks.spawn("probe", watching);
             }
         }
@@ -686,7 +713,8 @@ impl Worker {
         if known.probed != report.container_id {
             return;
         }
-        let Some(status) = self.view.containers.iter().find(|one| one.id == report.container_id).cloned() else {
+        let Some(status) = self.view.containers.iter().find(|one| one.id == report.container_id).cloned()
+        else {
             return;
         };
         match (report.kind, report.healthy) {
@@ -703,9 +731,10 @@ impl Worker {
                     ProbeKind::Startup => ("startup", container.startup_probe),
                     _ => ("liveness", container.liveness_probe),
                 };
-                let grace = probe
-                    .and_then(|probe| probe.termination_grace_period_seconds)
-                    .map_or_else(|| grace_period(&self.pod), |seconds| Duration::from_secs(seconds.unsigned_abs()));
+                let grace = probe.and_then(|probe| probe.termination_grace_period_seconds).map_or_else(
+                    || grace_period(&self.pod),
+                    |seconds| Duration::from_secs(seconds.unsigned_abs()),
+                );
                 let kill = Kill {
                     id: report.container_id.clone(),
                     name: report.name.clone(),

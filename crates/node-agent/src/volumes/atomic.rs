@@ -31,7 +31,10 @@ pub(crate) fn write(root: &Path, payload: &Payload) -> io::Result<()> {
     for path in payload.keys() {
         let sane = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
         if path.is_empty() || !sane || path.starts_with("..") {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is not a path in a volume")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{path:?} is not a path in a volume"),
+            ));
         }
     }
     let link = root.join(DATA);

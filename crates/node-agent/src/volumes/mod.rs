@@ -49,8 +49,8 @@ pub(crate) async fn set_up(agent: &Agent, pod: &Pod, ips: &[String]) -> Result<S
     let mut out = SetUp::default();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let made = set_up_one(agent, pod, volume, &root, ips, &mut out.refresh_at).await;
-        let mounted =
-            made.map_err(|reason| format!("MountVolume.SetUp failed for volume {:?} : {reason}", volume.name))?;
+        let mounted = made
+            .map_err(|reason| format!("MountVolume.SetUp failed for volume {:?} : {reason}", volume.name))?;
         out.volumes.insert(volume.name.clone(), mounted);
     }
     Ok(out)
@@ -64,7 +64,8 @@ async fn set_up_one(
     ips: &[String],
     refresh_at: &mut Option<Timestamp>,
 ) -> Result<Mounted, String> {
-    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|one| one.fs_group);
+    let group =
+        pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|one| one.fs_group);
     let directory = |plugin: &str| root.join(format!("kubernetes.io~{plugin}")).join(&volume.name);
     if let Some(source) = &volume.empty_dir {
         let path = directory("empty-dir");
@@ -110,7 +111,9 @@ async fn set_up_one(
             }
             atomic::write(&path, &payload).map_err(|error| error.to_string())?;
             match group {
-                Some(group) => ownership::give_to_group(&path, group, true).map_err(|error| error.to_string()),
+                Some(group) => {
+                    ownership::give_to_group(&path, group, true).map_err(|error| error.to_string())
+                }
                 None => Ok(()),
             }
         }
@@ -128,8 +131,12 @@ fn kind_of(volume: &Volume) -> String {
 }
 
 /// Runs file system work where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(format!("a volume task ended: {error}")))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(format!("a volume task ended: {error}")))
 }
 
 fn make_directory(path: &Path) -> Result<(), String> {
@@ -162,13 +169,15 @@ fn empty_dir(source: &EmptyDirVolumeSource, path: &Path, group: Option<i64>) -> 
     match source.medium.as_deref().unwrap_or_default() {
         "" => {}
         "Memory" => {
-            let limit = source.size_limit.as_ref().and_then(|size| quantity::whole(&size.0)).filter(|size| *size > 0);
+            let limit =
+                source.size_limit.as_ref().and_then(|size| quantity::whole(&size.0)).filter(|size| *size > 0);
             mount_tmpfs(path, limit)?;
         }
         other => return Err(format!("unknown storage medium {other:?}")),
     }
     if fresh {
-        fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o777)).map_err(|error| error.to_string())?;
+        fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+            .map_err(|error| error.to_string())?;
         if let Some(group) = group {
             ownership::give_to_group(path, group, false).map_err(|error| error.to_string())?;
         }
@@ -241,7 +250,8 @@ fn unescape(text: &str) -> String {
     while let Some(byte) = bytes.next() {
         if byte == b'\\' {
             let digits: Vec<u8> = bytes.by_ref().take(3).collect();
-            let value = digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit.wrapping_sub(b'0')));
+            let value =
+                digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit.wrapping_sub(b'0')));
             out.push(u8::try_from(value).unwrap_or(b'?'));
         } else {
             out.push(byte);
@@ -267,8 +277,10 @@ mod tests {
 
     #[test]
     fn an_unsupported_volume_is_named() {
-        let volume: Volume =
-            serde_json::from_value(serde_json::json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})).unwrap();
+        let volume: Volume = serde_json::from_value(
+            serde_json::json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}),
+        )
+        .unwrap();
         assert_eq!(kind_of(&volume), "persistentVolumeClaim");
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, KeyToPath, Pod, ProjectedVolumeSource,
-    SecretVolumeSource, ServiceAccount, ServiceAccountTokenProjection,
+    ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, KeyToPath, Pod,
+    ProjectedVolumeSource, SecretVolumeSource, ServiceAccount, ServiceAccountTokenProjection,
 };
 use kube::Api;
 use kube::api::PostParams;
@@ -64,7 +64,8 @@ async fn config_map_data(
 ) -> Result<BTreeMap<String, Vec<u8>>, String> {
     match agent.objects.config_map(namespace(pod), name).await? {
         Some(map) => {
-            let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+            let text =
+                map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
             let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone()));
             Ok(text.chain(binary).collect())
         }
@@ -186,7 +187,8 @@ async fn service_account_token(
     mode: i32,
 ) -> Result<(File, Timestamp), String> {
     let spec = pod.spec.clone().unwrap_or_default();
-    let account = spec.service_account_name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into());
+    let account =
+        spec.service_account_name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into());
     let meta = &pod.metadata;
     let uid = meta.uid.clone().unwrap_or_default();
     // Only the user the pod runs as, or its group, may read a token.
@@ -217,12 +219,7 @@ async fn service_account_token(
             };
             let api = Api::<ServiceAccount>::namespaced(agent.client.clone(), namespace(pod));
             let made: TokenRequest = api
-                .create_subresource(
-                    "token",
-                    &account,
-                    &PostParams::default(),
-                    &request,
-                )
+                .create_subresource("token", &account, &PostParams::default(), &request)
                 .await
                 .map_err(|error| match error {
                     kube::Error::Api(status) => format!("failed to fetch token: {}", status.message),
@@ -237,7 +234,8 @@ async fn service_account_token(
             (token, until)
         }
     };
-    let owner = if context.fs_group.is_none() { user.and_then(|user| u32::try_from(user).ok()) } else { None };
+    let owner =
+        if context.fs_group.is_none() { user.and_then(|user| u32::try_from(user).ok()) } else { None };
     Ok((File { owner, ..file(token.into_bytes(), mode) }, until))
 }
 

@@ -20,9 +20,16 @@ pub(crate) fn prepare(volume: &Path, sub: &str, target: &Path) -> Result<PathBuf
         format!("failed to prepare subPath {sub:?} of {}: {doing}: {error}", volume.display())
     };
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, volume, directory, Mode::empty()).map_err(|error| fail("opening", &error))?;
+    let root =
+        rustix::fs::openat(CWD, volume, directory, Mode::empty()).map_err(|error| fail("opening", &error))?;
     let open = || {
-        rustix::fs::openat2(&root, relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH)
+        rustix::fs::openat2(
+            &root,
+            relative,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH,
+        )
     };
     let file = match open() {
         Ok(file) => file,
@@ -41,7 +48,8 @@ pub(crate) fn prepare(volume: &Path, sub: &str, target: &Path) -> Result<PathBuf
         }
         Err(error) => return Err(fail("opening", &error)),
     };
-    let is_directory = rustix::fs::fstat(&file).is_ok_and(|meta| meta.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    let is_directory =
+        rustix::fs::fstat(&file).is_ok_and(|meta| meta.st_mode & libc::S_IFMT == libc::S_IFDIR);
     let already = std::fs::symlink_metadata(target).is_ok();
     if !already {
         if is_directory {

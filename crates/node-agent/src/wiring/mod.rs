@@ -43,7 +43,12 @@ pub(crate) struct Feeds {
 impl Feeds {
     /// Starts the informers.
     pub(crate) fn start(informers: &Informers) -> Self {
-        Self { services: informers.of(), slices: informers.of(), nodes: informers.of(), namespaces: informers.of() }
+        Self {
+            services: informers.of(),
+            slices: informers.of(),
+            nodes: informers.of(),
+            namespaces: informers.of(),
+        }
     }
 }
 
@@ -55,11 +60,18 @@ fn ring<K: Send + Sync + 'static>(informer: &Informer<K>, bell: &Arc<Notify>) {
 
 /// Opens the pod network as soon as the node has its part of the pod addresses, and keeps its routes.
 /// The node becomes ready with it.
-pub(crate) async fn pod_network(agent: Arc<Agent>, feeds: Feeds, opened: Opened, health: watch::Sender<Health>) {
+pub(crate) async fn pod_network(
+    agent: Arc<Agent>,
+    feeds: Feeds,
+    opened: Opened,
+    health: watch::Sender<Health>,
+) {
     let bell = Arc::new(Notify::new());
     ring(&feeds.nodes, &bell);
     let cidr = loop {
-        if let Some(cidr) = feeds.nodes.find("", &agent.config.node_name).and_then(|node| tables::pod_cidr(&node)) {
+        if let Some(cidr) =
+            feeds.nodes.find("", &agent.config.node_name).and_then(|node| tables::pod_cidr(&node))
+        {
             break cidr;
         }
         bell.notified().await;
@@ -180,8 +192,7 @@ pub(crate) async fn dns(agent: Arc<Agent>, feeds: Feeds) {
             Vec::new()
         }
     };
-    let config =
-        DnsConfig { listen: vec![SocketAddr::from((address, 53))], upstreams, timeout: DNS_TIMEOUT };
+    let config = DnsConfig { listen: vec![SocketAddr::from((address, 53))], upstreams, timeout: DNS_TIMEOUT };
     let (zones, zone) = watch::channel(Arc::new(Zone::default()));
     let bell = Arc::new(Notify::new());
     feeds.services.wait_synced().await;
@@ -246,8 +257,12 @@ pub(crate) async fn load_balancer(agent: Arc<Agent>, feeds: Feeds) {
     let mut last = None;
     let mut failures = 0;
     loop {
-        let claims =
-            tables::claims(&feeds.services.all(), &feeds.slices.all(), &feeds.nodes.all(), &agent.config.node_name);
+        let claims = tables::claims(
+            &feeds.services.all(),
+            &feeds.slices.all(),
+            &feeds.nodes.all(),
+            &agent.config.node_name,
+        );
         if last.as_ref() != Some(&claims) {
             match addresses.set(&claims).await {
                 Ok(()) => {

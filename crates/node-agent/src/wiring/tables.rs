@@ -24,10 +24,7 @@ const AFFINITY_SECONDS: i32 = 10800;
 /// Returns the node's part of the pod addresses, once it has one.
 pub(crate) fn pod_cidr(node: &Node) -> Option<Ipv4Net> {
     let spec = node.spec.as_ref()?;
-    spec.pod_cidr
-        .iter()
-        .chain(spec.pod_cidrs.iter().flatten())
-        .find_map(|text| text.parse().ok())
+    spec.pod_cidr.iter().chain(spec.pod_cidrs.iter().flatten()).find_map(|text| text.parse().ok())
 }
 
 fn internal_ip(node: &Node) -> Option<Ipv4Addr> {
@@ -161,7 +158,8 @@ fn endpoints(slices: &[&EndpointSlice], port_name: &str, wanted: Protocol, own: 
     let mut found: BTreeMap<(Ipv4Addr, u16), Endpoint> = BTreeMap::new();
     for slice in slices {
         let port = slice.ports.iter().flatten().find(|port| {
-            port.name.as_deref().unwrap_or_default() == port_name && protocol(port.protocol.as_deref()) == Some(wanted)
+            port.name.as_deref().unwrap_or_default() == port_name
+                && protocol(port.protocol.as_deref()) == Some(wanted)
         });
         let Some(port) = port.and_then(|port| port.port).and_then(number) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {
@@ -275,11 +273,13 @@ pub(crate) fn claims(
     nodes: &[Arc<Node>],
     own: &str,
 ) -> BTreeSet<Ipv4Addr> {
-    let ready: BTreeSet<&str> = nodes.iter().filter(|node| answers(node)).filter_map(|node| node.metadata.name.as_deref()).collect();
+    let ready: BTreeSet<&str> =
+        nodes.iter().filter(|node| answers(node)).filter_map(|node| node.metadata.name.as_deref()).collect();
     let by_service = slices_by_service(slices);
     let mut claims = BTreeSet::new();
     for service in services {
-        let local = service.spec.as_ref().and_then(|spec| spec.external_traffic_policy.as_deref()) == Some("Local");
+        let local =
+            service.spec.as_ref().and_then(|spec| spec.external_traffic_policy.as_deref()) == Some("Local");
         let candidates: BTreeSet<&str> = if local {
             by_service
                 .get(&name_of(service))
@@ -353,8 +353,11 @@ mod tests {
         let one = &table.services[0];
         assert_eq!(one.affinity, Some(Duration::from_secs(10800)));
         assert_eq!(one.ports[0].node_port, Some(30080));
-        let found: Vec<_> =
-            one.ports[0].endpoints.iter().map(|e| (e.port, e.ready, e.serving, e.terminating, e.local)).collect();
+        let found: Vec<_> = one.ports[0]
+            .endpoints
+            .iter()
+            .map(|e| (e.port, e.ready, e.serving, e.terminating, e.local))
+            .collect();
         assert_eq!(found, [(8080, true, true, false, true), (8080, false, true, true, false)]);
         assert!(one.ports[1].endpoints.is_empty());
     }
