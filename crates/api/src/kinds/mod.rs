@@ -7,8 +7,14 @@ mod apps;
 mod batch;
 mod cells;
 mod check;
+mod config;
+mod endpoints;
+mod event;
 mod fields;
+mod namespace;
+mod node;
 mod pod;
+mod service;
 
 use crate::registry::Kind;
 
@@ -18,6 +24,13 @@ pub(crate) fn describe(kind: &mut Kind) {
     match (kind.group.as_ref(), kind.kind.as_ref()) {
         ("", "Pod" | "PodTemplate") => pod::describe(kind),
         ("", "ReplicationController") | ("apps", "ReplicaSet") => apps::replicas::describe(kind),
+        ("", "ConfigMap" | "Secret") => config::describe(kind),
+        ("", "Endpoints") => endpoints::describe(kind),
+        ("" | "events.k8s.io", "Event") => event::describe(kind),
+        ("", "Namespace") => namespace::describe(kind),
+        ("", "Node") => node::describe(kind),
+        ("", "Service") => service::describe(kind),
+        ("discovery.k8s.io", "EndpointSlice") => endpoints::describe_slice(kind),
         ("apps", "ControllerRevision") => apps::controller_revision::describe(kind),
         ("apps", "DaemonSet") => apps::daemonset::describe(kind),
         ("apps", "Deployment") => apps::deployment::describe(kind),
