@@ -1,0 +1,349 @@
+//! Control groups, of version 1, 2 and both at once. They are directories and files.
+//!
+//! Every limit is best effort where the kernel or the node lacks the controller: a pod without its CPU share is
+//! better than no pod. What cannot be set is logged.
+
+use std::path::{Path, PathBuf};
+
+use crate::helper::bundle::Groups;
+use crate::{Error, Resources, Result};
+
+/// The controllers that are used.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
+/// The controllers of version 2 that are handed down to pods.
+const UNIFIED_CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+/// Devices that every container may use, as version 1 writes them: the harmless ones and terminals. Making any
+/// device is allowed, using it is not.
+const DEVICES: [&str; 11] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
+/// The control groups of this machine, or of the part of them that this process sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cgroups {
+    version: Version,
+    /// Below every mount point.
+    root: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Version {
+    /// Version 2, mounted here.
+    Unified(PathBuf),
+    /// Version 1: mount points with the controllers that each has.
+    Split(Vec<(PathBuf, Vec<String>)>),
+}
+
+impl Cgroups {
+    /// Finds what is mounted, and makes the root of everything that follows.
+    pub(super) fn detect(root: &str) -> Result<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|error| Error::system("reading /proc/self/mountinfo", error))?;
+        let found = Self { version: parse(&mounts), root: relative(root) };
+        if let Version::Unified(mount) = &found.version {
+            hand_down(mount, &found.root)?;
+        }
+        Ok(found)
+    }
+
+    pub(super) fn is_unified(&self) -> bool {
+        matches!(self.version, Version::Unified(_))
+    }
+
+    /// Makes the group `path` with its parents and sets its limits.
+    pub(super) fn create(&self, path: &str, resources: &Resources) -> Result<Groups> {
+        let groups = self.groups(path);
+        for directory in &groups.directories {
+            std::fs::create_dir_all(directory)
+                .map_err(|error| Error::system(format!("making {}", directory.display()), error))?;
+        }
+        if let Version::Unified(mount) = &self.version {
+            let below = self.root.join(relative(path));
+            hand_down(mount, below.parent().unwrap_or(Path::new("")))?;
+        }
+        self.limit(path, resources);
+        Ok(groups)
+    }
+
+    /// Returns the directories of the group, whether they are there or not.
+    pub(super) fn groups(&self, path: &str) -> Groups {
+        let below = self.root.join(relative(path));
+        let (directories, memory) = match &self.version {
+            Version::Unified(mount) => {
+                let directory = mount.join(&below);
+                (vec![directory.clone()], Some(directory.join("memory.events")))
+            }
+            Version::Split(mounts) => {
+                let directories = mounts.iter().map(|(mount, _)| mount.join(&below)).collect();
+                (directories, self.directory("memory", path).map(|path| path.join("memory.oom_control")))
+            }
+        };
+        Groups { directories, unified: self.is_unified(), out_of_memory: memory }
+    }
+
+    /// Returns the group's directory that has the files of `controller`.
+    pub(super) fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
+        let below = self.root.join(relative(path));
+        match &self.version {
+            Version::Unified(mount) => Some(mount.join(below)),
+            Version::Split(mounts) => mounts
+                .iter()
+                .find(|(_, controllers)| controllers.iter().any(|name| name == controller))
+                .map(|(mount, _)| mount.join(below)),
+        }
+    }
+
+    /// Sets the limits of a group that is there.
+    pub(super) fn limit(&self, path: &str, resources: &Resources) {
+        for (controller, file, value) in limits(resources, self.is_unified()) {
+            if let Some(directory) = self.directory(controller, path) {
+                set(&directory.join(file), &value);
+            }
+        }
+    }
+
+    /// Allows a container the devices that are harmless and `more` (`c 10:200 rwm`), and no others.
+    pub(super) fn restrict_devices(&self, path: &str, more: &[String]) {
+        // Version 2 has no file for it; there the container's root file system is mounted without devices.
+        if let (false, Some(directory)) = (self.is_unified(), self.directory("devices", path)) {
+            set(&directory.join("devices.deny"), "a");
+            for device in DEVICES.into_iter().chain(more.iter().map(String::as_str)) {
+                set(&directory.join("devices.allow"), device);
+            }
+        }
+    }
+
+    /// Returns the processes in the group itself.
+    pub(super) fn processes(&self, path: &str) -> Vec<i32> {
+        let Some(directory) = self.groups(path).directories.into_iter().next() else { return Vec::new() };
+        let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Removes the group if nothing is in it any more. Returns whether it is gone.
+    pub(super) fn remove(&self, path: &str) -> bool {
+        let mut gone = true;
+        for directory in self.groups(path).directories {
+            gone &= remove_tree(&directory);
+        }
+        gone
+    }
+}
+
+/// Tells whether a pod's parent group is of that pod alone, rather than one that all pods are in.
+pub(super) fn belongs_to_one_pod(path: &str) -> bool {
+    relative(path).components().count() > 1
+}
+
+/// Removes a group and the groups that a container made inside it.
+fn remove_tree(directory: &Path) -> bool {
+    match std::fs::remove_dir(directory) {
+        Ok(()) => return true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return true,
+        Err(_) => {}
+    }
+    if let Ok(entries) = std::fs::read_dir(directory) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_tree(&entry.path());
+            }
+        }
+    }
+    std::fs::remove_dir(directory).is_ok()
+}
+
+fn relative(path: &str) -> PathBuf {
+    use std::path::Component;
+    Path::new(path)
+        .components()
+        .filter(|component| matches!(component, Component::Normal(_)))
+        .map(Component::as_os_str)
+        .collect()
+}
+
+/// Reads the text of `/proc/self/mountinfo`.
+fn parse(mounts: &str) -> Version {
+    let mut split: Vec<(PathBuf, Vec<String>)> = Vec::new();
+    let mut unified = None;
+    for line in mounts.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some(mount) = left.split(' ').nth(4) else { continue };
+        let mut right = right.split(' ');
+        match (right.next(), right.nth(1)) {
+            (Some("cgroup2"), _) if unified.is_none() => unified = Some(PathBuf::from(mount)),
+            (Some("cgroup"), Some(options)) => {
+                let controllers: Vec<String> = options
+                    .split(',')
+                    .filter(|option| CONTROLLERS.contains(option))
+                    .map(str::to_owned)
+                    .collect();
+                let seen =
+                    split.iter().any(|(_, others)| others.iter().any(|name| controllers.contains(name)));
+                if !controllers.is_empty() && !seen {
+                    split.push((PathBuf::from(mount), controllers));
+                }
+            }
+            _ => {}
+        }
+    }
+    match unified {
+        Some(mount) if split.is_empty() => Version::Unified(mount),
+        _ => Version::Split(split),
+    }
+}
+
+/// Lets the groups below `path` have controllers, on every level from the mount point down.
+fn hand_down(mount: &Path, path: &Path) -> Result<()> {
+    let mut directory = mount.to_owned();
+    let mut levels = vec![directory.clone()];
+    for part in path {
+        directory.push(part);
+        levels.push(directory.clone());
+    }
+    for level in levels {
+        std::fs::create_dir_all(&level)
+            .map_err(|error| Error::system(format!("making {}", level.display()), error))?;
+        let there = std::fs::read_to_string(level.join("cgroup.controllers")).unwrap_or_default();
+        let file = level.join("cgroup.subtree_control");
+        let handed = std::fs::read_to_string(&file).unwrap_or_default();
+        for controller in UNIFIED_CONTROLLERS {
+            let listed = |text: &str| text.split_whitespace().any(|name| name == controller);
+            if listed(&there) && !listed(&handed) {
+                let enable = || std::fs::write(&file, format!("+{controller}"));
+                let result = match enable() {
+                    // A group with processes in it cannot hand down: they go into one of their own.
+                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                        move_processes(&level).and_then(|()| enable())
+                    }
+                    other => other,
+                };
+                if let Err(error) = result {
+                    tracing::warn!(%controller, group = %level.display(), %error, "controller not handed down");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn move_processes(group: &Path) -> std::io::Result<()> {
+    let own = group.join("processes");
+    std::fs::create_dir_all(&own)?;
+    for pid in std::fs::read_to_string(group.join("cgroup.procs"))?.lines() {
+        // One that ended meanwhile needs no move.
+        drop(std::fs::write(own.join("cgroup.procs"), pid));
+    }
+    Ok(())
+}
+
+/// Returns what to write for `resources`: controller, file, value, in an order that the kernel accepts.
+fn limits(resources: &Resources, unified: bool) -> Vec<(&'static str, &'static str, String)> {
+    let mut limits = Vec::new();
+    let period = if resources.cpu_period == 0 { 100_000 } else { resources.cpu_period };
+    if resources.cpu_shares > 0 {
+        let shares = resources.cpu_shares.clamp(2, 262_144);
+        limits.push(if unified {
+            ("cpu", "cpu.weight", (1 + (shares - 2) * 9_999 / 262_142).to_string())
+        } else {
+            ("cpu", "cpu.shares", shares.to_string())
+        });
+    }
+    if resources.cpu_quota > 0 {
+        // The kernel takes no quota below a millisecond.
+        let quota = resources.cpu_quota.max(1_000);
+        if unified {
+            limits.push(("cpu", "cpu.max", format!("{quota} {period}")));
+        } else {
+            limits.push(("cpu", "cpu.cfs_period_us", period.to_string()));
+            limits.push(("cpu", "cpu.cfs_quota_us", quota.to_string()));
+        }
+    }
+    if resources.memory_limit > 0 {
+        let limit = resources.memory_limit.to_string();
+        if unified {
+            limits.push(("memory", "memory.max", limit));
+            limits.push(("memory", "memory.swap.max", "0".to_owned()));
+            limits.push(("memory", "memory.oom.group", "1".to_owned()));
+        } else {
+            limits.push(("memory", "memory.limit_in_bytes", limit));
+        }
+    }
+    if resources.pids_limit > 0 {
+        limits.push(("pids", "pids.max", resources.pids_limit.to_string()));
+    }
+    limits
+}
+
+fn set(file: &Path, value: &str) {
+    if let Err(error) = std::fs::write(file, value) {
+        tracing::debug!(file = %file.display(), %value, %error, "control group not limited");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_tell_the_version() {
+        let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(parse(unified), Version::Unified("/sys/fs/cgroup".into()));
+        let hybrid = "\
+            30 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+            31 25 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            32 25 0:28 / /elsewhere/memory rw - cgroup cgroup rw,memory\n\
+            33 25 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+            34 25 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(
+            parse(hybrid),
+            Version::Split(vec![
+                ("/sys/fs/cgroup/cpu,cpuacct".into(), vec!["cpu".into(), "cpuacct".into()]),
+                ("/sys/fs/cgroup/memory".into(), vec!["memory".into()]),
+            ])
+        );
+        assert_eq!(parse(""), Version::Split(Vec::new()));
+    }
+
+    #[test]
+    fn limits_are_written_in_each_versions_terms() {
+        let resources = Resources {
+            cpu_shares: 1024,
+            cpu_quota: 50_000,
+            memory_limit: 1 << 20,
+            pids_limit: 10,
+            ..Resources::default()
+        };
+        let text = |unified| {
+            limits(&resources, unified)
+                .into_iter()
+                .map(|(_, file, value)| format!("{file}={value}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            text(false),
+            "cpu.shares=1024 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 memory.limit_in_bytes=1048576 \
+             pids.max=10"
+        );
+        assert_eq!(
+            text(true),
+            "cpu.weight=39 cpu.max=50000 100000 memory.max=1048576 memory.swap.max=0 memory.oom.group=1 pids.max=10"
+        );
+        assert!(limits(&Resources::default(), true).is_empty());
+    }
+
+    #[test]
+    fn a_path_cannot_lead_out_of_the_root() {
+        assert_eq!(relative("/kubepods/../../pod1/./c"), Path::new("kubepods/pod1/c"));
+    }
+}

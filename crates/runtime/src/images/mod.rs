@@ -1,0 +1,21 @@
+//! Image files: names, the content-addressed store, unpacking, loading and pulling.
+//!
+//! Works without an engine: `cluster image load` writes into the same store that engines read. One store serves
+//! all nodes of a host at once; every change to it happens under a file lock, and every layer appears whole or
+//! not at all.
+
+mod copy;
+mod executable;
+mod load;
+mod model;
+mod reference;
+mod store;
+mod unpack;
+
+pub use executable::from_executable;
+pub use load::{load, load_directory, load_reader};
+pub use reference::Reference;
+pub use store::Store;
+
+pub(crate) use copy::copy_layer;
+pub(crate) use model::{ImageConfig, InUse};
