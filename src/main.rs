@@ -20,6 +20,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // A container's shim lives as long as its container: nothing that it does not need may come before this.
+    if let Some(code) = runtime::helper_main(std::env::args_os()) {
+        return code;
+    }
     let arguments: Vec<String> = std::env::args().collect();
     // These are processes of one thread: they come before anything that could start another.
     if let Some(code) = provider::local::helper(&arguments) {
