@@ -5,7 +5,8 @@ use std::sync::Arc;
 use api::status::{Reason, Status};
 use serde_json::{Value, json};
 
-use crate::UserInfo;
+use crate::access::UserInfo;
+use crate::access::bootstrap as policy;
 use crate::path::{Query, RequestInfo, Target};
 use crate::rest::{Resource, WriteOptions};
 use crate::server::{ApiServer, Call};
@@ -36,7 +37,34 @@ pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
         "data": {"client-ca-file": server.config.pki.ca_certificate},
     });
     ensure(server, ("", "configmaps"), "kube-system", authentication).await?;
+    roles(server).await?;
     own_service(server).await
+}
+
+/// The roles and bindings that every cluster has. All at once: the store groups them into few commits.
+async fn roles(server: &Arc<ApiServer>) -> Result<(), Status> {
+    let all =
+        policy::objects().into_iter().map(|policy::Default { resource, namespace, object, .. }| async move {
+            let group = "rbac.authorization.k8s.io";
+            let name = api::meta::name(&object);
+            let cached = server.cache.kind(&format!("{resource}.{group}"));
+            match cached.get(&crate::rest::key(namespace, name)) {
+                Some(present) if !lacks(&present.value(), &object) => Ok(()),
+                _ => ensure(server, (group, resource), namespace, object).await,
+            }
+        });
+    futures::future::try_join_all(all).await.map(drop)
+}
+
+/// Whether a default object was there before but has lost rules or subjects, and wants to be put back.
+fn lacks(present: &Value, wanted: &Value) -> bool {
+    if present["metadata"]["annotations"][policy::AUTOUPDATE] == "false" {
+        return false;
+    }
+    ["rules", "subjects"].iter().any(|key| {
+        let have = present[*key].as_array().map_or(&[][..], Vec::as_slice);
+        wanted[*key].as_array().into_iter().flatten().any(|one| !have.contains(one))
+    })
 }
 
 /// The service through which pods reach this API, and where it leads.

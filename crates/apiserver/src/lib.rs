@@ -13,6 +13,7 @@ pub mod cache;
 mod config;
 mod decode;
 mod discovery;
+mod identity;
 mod negotiate;
 mod path;
 mod paths;

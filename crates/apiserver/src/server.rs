@@ -23,12 +23,14 @@ use parking_lot::Mutex;
 use store::Store;
 use tokio::sync::watch;
 
-use crate::UserInfo;
+use crate::access::{Access, Authenticator, Tokens, UserInfo};
 use crate::body::Body;
-use crate::cache::Cache;
+use crate::cache::{Cache, Object};
 use crate::config::Config;
+use crate::identity::{self, Certificates, LocalUser};
 use crate::negotiate::{self, Format};
 use crate::path::{Query, RequestInfo};
+use crate::proxy::Kubelet;
 use crate::respond;
 
 /// A request's body, whatever transport it came by.
@@ -48,6 +50,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) certificates: Certificates,
+    pub(crate) kubelet: Kubelet,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) clock: SharedClock,
     pub(crate) random: Random,
@@ -81,11 +88,6 @@ pub(crate) struct Call {
     pub(crate) warnings: Mutex<Vec<String>>,
 }
 
-/// The user of an in-process client; put into the request's extensions by the transport, which no request
-/// from outside can reach.
-#[derive(Clone)]
-struct LocalUser(Arc<UserInfo>);
-
 impl ApiServer {
     /// Loads the store and creates what every cluster has. The server is ready when this returns.
     ///
@@ -99,14 +101,29 @@ impl ApiServer {
         tasks: Tasks,
     ) -> Result<Arc<Self>, OpenError> {
         let cache = Cache::new(store, clock.clone(), random.clone());
-        let registry = api::registry::builtin().clone();
+        let mut registry = api::registry::builtin().clone();
+        for kind in crate::proxy::metrics_kinds(&registry) {
+            registry.insert(kind);
+        }
         for kind in registry.iter() {
             crate::rest::register(&cache, kind);
         }
+        let access = Arc::new(Access::new());
+        observe(&cache, &access);
         cache.start(&tasks).await?;
+        let kubelet = Kubelet::new(config.pki.kubelet_client.as_ref()).map_err(OpenError::Access)?;
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let key = config.pki.service_account_key.as_bytes();
+        let tokens = Tokens::new(key, &issuer, clock.clone(), random.clone()).map_err(OpenError::Access)?;
+        let tokens = Arc::new(tokens);
         let server = Arc::new(Self {
             config,
             cache,
+            access,
+            authenticator: Authenticator::new(tokens.clone(), clock.clone()),
+            tokens,
+            certificates: Certificates::default(),
+            kubelet,
             registry: ArcSwap::from_pointee(registry),
             clock,
             random,
@@ -164,7 +181,7 @@ impl ApiServer {
             .filter(|id| !id.is_empty() && id.len() <= 64)
             .or_else(|| HeaderValue::from_str(&self.random.uid()).ok());
         let format = error_format(&parts);
-        let result = match self.user(&mut parts).await {
+        let result = match self.identify(&mut parts) {
             Ok(user) => {
                 let query = Query::parse(parts.uri.query());
                 let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
@@ -198,14 +215,6 @@ impl ApiServer {
         }
         response
     }
-
-    /// Finds out who is asking.
-    async fn user(&self, parts: &mut http::request::Parts) -> Result<Arc<UserInfo>, Status> {
-        if let Some(LocalUser(user)) = parts.extensions.remove() {
-            return Ok(user);
-        }
-        Err(Status::unauthorized())
-    }
 }
 
 impl Call {
@@ -219,6 +228,7 @@ impl Call {
     }
 
     async fn handle(self, body: RequestBody) -> Result<Response<Body>, Status> {
+        identity::authorize(&self.server.access, &self.user, &self.info, &self.query)?;
         let call = Arc::new(self);
         let mut response = match &call.info.resource {
             Some(_) => crate::rest::dispatch(&call, body).await?,
@@ -236,9 +246,23 @@ impl Call {
         Ok(response)
     }
 
-    /// Adds a warning for the client.
+    /// Adds a warning for the client, once.
     pub(crate) fn warn(&self, text: impl Into<String>) {
-        self.warnings.lock().push(text.into());
+        let (text, mut warnings) = (text.into(), self.warnings.lock());
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+}
+
+/// Lets access see every change of what it decides by.
+fn observe(cache: &Cache, access: &Arc<Access>) {
+    for resource in crate::access::OBSERVED {
+        let access = access.clone();
+        cache.kind(resource).set_observer(Box::new(move |key, object| {
+            let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+            access.observe(resource, namespace, name, object.map(Object::value).as_ref());
+        }));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The cache of one resource: its objects in key order and the ring of its latest changes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
@@ -44,11 +44,15 @@ impl Event {
     }
 }
 
+/// Is told of every change before anybody can read it: the key, and the object unless it is gone.
+pub(crate) type Observer = Box<dyn Fn(&str, Option<&Object>) + Send + Sync>;
+
 /// The cache of one resource. Written by the one task that follows the store, read by all requests.
 pub struct Kind {
     /// The resource with its group, such as `deployments.apps`: the first part of its keys.
     pub id: Arc<str>,
     fields: OnceLock<FieldsOf>,
+    observer: OnceLock<Observer>,
     state: RwLock<State>,
     /// The sequence number of the next change; what sleeping watchers wait on.
     next: watch::Sender<u64>,
@@ -68,33 +72,26 @@ struct State {
     revision: Revision,
 }
 
-/// Which part of a kind a reader wants.
-#[derive(Debug, Clone, Default)]
-pub struct Scope {
-    /// Only this namespace; empty for all.
-    pub namespace: String,
-}
-
 /// Objects found by a list.
 #[derive(Debug)]
-pub struct Slice {
+pub(crate) struct Slice {
     /// In key order.
-    pub objects: Vec<Arc<Object>>,
+    pub(crate) objects: Vec<Arc<Object>>,
     /// The revision at which this is true.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// The key to go on after, when there is more.
-    pub next: Option<Arc<str>>,
+    pub(crate) next: Option<Arc<str>>,
     /// How many keys of the scope follow.
-    pub remaining: usize,
+    pub(crate) remaining: usize,
 }
 
 /// Why the cache cannot say how things stood, or what happened since, a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forgotten {
+pub(crate) struct Forgotten {
     /// What was asked for.
-    pub asked: Revision,
+    pub(crate) asked: Revision,
     /// The oldest revision that can be had.
-    pub oldest: Revision,
+    pub(crate) oldest: Revision,
 }
 
 impl Kind {
@@ -102,6 +99,7 @@ impl Kind {
         Self {
             id,
             fields: OnceLock::new(),
+            observer: OnceLock::new(),
             state: RwLock::new(State {
                 objects: BTreeMap::new(),
                 ring: VecDeque::new(),
@@ -121,6 +119,17 @@ impl Kind {
         drop(self.fields.set(fields));
     }
 
+    /// Sets who is told of changes; only the first call counts.
+    pub(crate) fn set_observer(&self, observer: Observer) {
+        drop(self.observer.set(observer));
+    }
+
+    fn observed(&self, key: &str, object: Option<&Object>) {
+        if let Some(observer) = self.observer.get() {
+            observer(key, object);
+        }
+    }
+
     pub(crate) fn fields(&self) -> Option<&FieldsOf> {
         self.fields.get()
     }
@@ -132,15 +141,8 @@ impl Kind {
     }
 
     /// Returns how many objects there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.state.read().objects.len()
-    }
-
-    /// Whether there is no object.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Returns every object of `scope`, in key order, and the revision at which this is true.
@@ -229,6 +231,16 @@ impl Kind {
 
     /// Puts in what was found at `floor`. There is no history before it: whoever watches is cut.
     pub(super) fn load(&self, objects: impl IntoIterator<Item = Arc<Object>>, floor: Revision) {
+        let objects: Vec<Arc<Object>> = objects.into_iter().collect();
+        let present: HashSet<&str> = objects.iter().map(|object| &*object.key).collect();
+        for (key, _) in &self.state.read().objects {
+            if !present.contains(&**key) {
+                self.observed(key, None);
+            }
+        }
+        for object in &objects {
+            self.observed(&object.key, Some(object));
+        }
         let mut state = self.state.write();
         state.first += state.ring.len() as u64 + 1;
         state.ring.clear();
@@ -240,6 +252,7 @@ impl Kind {
 
     /// Applies one change. `object` is `None` for a deletion at `revision`. Wakes nobody yet.
     pub(super) fn apply(&self, key: &str, object: Option<Arc<Object>>, revision: Revision) {
+        self.observed(key, object.as_deref());
         let mut state = self.state.write();
         if revision <= state.revision {
             return;

@@ -68,6 +68,7 @@ impl Resource {
             self.kind.default(&mut object);
             self.kind.prepare_create(&mut object);
             let guard = self.allocate(&mut object, None, true).await?;
+            self.check_escalation(&object, None)?;
             self.kind.validate_create(&object)?;
             for warning in self.kind.warnings(&object) {
                 self.call.warn(warning);

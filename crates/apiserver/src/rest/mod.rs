@@ -13,7 +13,7 @@ use std::sync::Arc;
 use api::registry::{Kind, Storage};
 use api::status::Status;
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::Response;
 use serde_json::Value;
 
 use crate::body::Body;
@@ -81,6 +81,12 @@ pub(crate) async fn dispatch(call: &Arc<Call>, body: RequestBody) -> Result<Resp
         } else {
             Status::method_not_supported(resource.kind.resource(), verb)
         });
+    }
+    if resource.cached.is_none() && matches!(verb, "get" | "list") {
+        return match resource.kind.group.as_ref() {
+            "metrics.k8s.io" => crate::proxy::serve_metrics(&resource).await,
+            _ => Err(Status::not_implemented(&resource.kind.plural)),
+        };
     }
     match verb {
         "get" => resource.get().await,
@@ -181,7 +187,7 @@ impl Resource {
         kind: &Kind,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
-        let Decoded { mut value, duplicates } = decoded;
+        let Decoded { mut value, problems } = decoded;
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let (found_version, found_kind) = (text(&value, "apiVersion"), text(&value, "kind"));
         let wanted_version = kind.api_version();
@@ -209,25 +215,25 @@ impl Resource {
             }
             value["metadata"] = Value::Object(serde_json::Map::new());
         }
-        self.check_fields(&value, kind, duplicates, options)?;
+        self.check_fields(&mut value, kind, problems, options)?;
         Ok(value)
     }
 
-    /// Reports unknown and duplicate fields as the client asked.
-    fn check_fields(
+    /// Checks the types of all fields, and reports unknown and duplicate ones as the client asked.
+    pub(crate) fn check_fields(
         &self,
-        _value: &Value,
-        _kind: &Kind,
-        duplicates: Vec<String>,
+        value: &mut Value,
+        kind: &Kind,
+        mut problems: Vec<String>,
         options: &WriteOptions,
     ) -> Result<(), Status> {
-        let texts: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        problems.extend(api::decode::decode(kind, value)?);
         match options.field_validation {
-            FieldValidation::Strict if !texts.is_empty() => {
-                Err(Status::bad_request(format!("strict decoding error: {}", texts.join(", "))))
+            FieldValidation::Strict if !problems.is_empty() => {
+                Err(api::decode::strict_error(kind, &problems))
             }
             FieldValidation::Warn => {
-                texts.into_iter().for_each(|text| self.call.warn(text));
+                problems.into_iter().for_each(|text| self.call.warn(text));
                 Ok(())
             }
             _ => Ok(()),
@@ -238,9 +244,4 @@ impl Resource {
 /// Returns an object's key within its kind.
 pub(crate) fn key(namespace: &str, name: &str) -> String {
     if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
-}
-
-/// Returns the media type of a patch or body.
-pub(crate) fn media_type(headers: &HeaderMap) -> &str {
-    decode::media_type(headers)
 }

@@ -153,6 +153,7 @@ impl Resource {
             let mut new = change(&old)?;
             let named = self.check_preconditions(&mut new, &old)?;
             let guard = self.prepare(&mut new, &old, part).await?;
+            self.check_escalation(&new, Some(&old))?;
             let kind = &self.kind;
             kind.validate_update(&new, &old, part)?;
             for warning in kind.warnings(&new) {
@@ -258,6 +259,15 @@ impl Resource {
         }
         drop(guard);
         Ok(())
+    }
+
+    /// Refuses to grant by RBAC what the user does not hold.
+    pub(crate) fn check_escalation(&self, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if self.kind.group != "rbac.authorization.k8s.io" {
+            return Ok(());
+        }
+        let call = &self.call;
+        call.server.access.check_rbac_write(&call.user, &self.kind.plural, new, old)
     }
 
     /// Checks uid and resource version; returns whether the client named a revision.

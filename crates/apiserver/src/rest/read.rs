@@ -69,7 +69,7 @@ impl Resource {
     }
 
     /// Returns the object of this call at the revision that its query asks for.
-    pub(super) async fn read_one(&self) -> Result<Arc<Object>, Status> {
+    pub(crate) async fn read_one(&self) -> Result<Arc<Object>, Status> {
         let cache = &self.call.server.cache;
         match self.call.query.get("resourceVersion").filter(|version| !version.is_empty()) {
             None => {
@@ -84,6 +84,12 @@ impl Resource {
             }
         }
         self.objects()?.get(&self.key()).ok_or_else(|| self.not_found())
+    }
+
+    /// Returns the object of this name as the cache has it.
+    pub(crate) fn read_one_of_name(&self, name: &str) -> Result<Arc<Object>, Status> {
+        let found = self.objects()?.get(&super::key(self.namespace(), name));
+        found.ok_or_else(|| Status::not_found(self.kind.resource(), name))
     }
 
     pub(crate) fn selection(&self, options: &ListOptions) -> Result<Selection, Status> {

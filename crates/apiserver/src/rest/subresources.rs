@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{DeleteOptions, Resource, WriteOptions, Written};
+use crate::access;
 use crate::body::Body;
 use crate::cache::Object;
 use crate::decode;
@@ -37,7 +38,7 @@ pub(super) async fn dispatch(resource: Resource, body: RequestBody) -> Result<Re
         ("scale", "patch") => resource.patch_scale(&body).await,
         ("binding", _) => resource.bind(&body).await,
         ("eviction", _) => resource.evict(&body).await,
-        ("token", _) => Err(Status::not_implemented("the subresource token")),
+        ("token", _) => resource.token(&body).await,
         (_, "get") => resource.get().await,
         (part, "update") => resource.update_part(&body, part_of(part)).await,
         (part, "patch") => resource.patch_part(&body, part_of(part)).await,
@@ -63,6 +64,25 @@ pub(super) async fn compute(resource: &Resource, body: &Bytes) -> Result<Respons
             let view = resource.view()?;
             let answer = api::status::success(resource.kind.resource(), "", "");
             Ok(view.encode(StatusCode::CREATED, &answer))
+        }
+        (group @ ("authentication.k8s.io" | "authorization.k8s.io"), kind) => {
+            let (server, user) = (&resource.call.server, &resource.call.user);
+            let answer = match (group, kind) {
+                (_, "TokenReview") => access::token_review(&server.tokens, &*server.cache, &object)?,
+                (_, "SelfSubjectReview") => access::self_subject_review(user, &object),
+                (_, "SubjectAccessReview") => access::subject_access_review(&server.access, &object)?,
+                (_, "SelfSubjectAccessReview") => {
+                    access::self_subject_access_review(&server.access, user, &object)?
+                }
+                (_, "LocalSubjectAccessReview") => {
+                    access::local_subject_access_review(&server.access, resource.namespace(), &object)?
+                }
+                (_, "SelfSubjectRulesReview") => {
+                    access::self_subject_rules_review(&server.access, user, &object)?
+                }
+                _ => return Err(Status::not_implemented(kind)),
+            };
+            Ok(resource.view()?.encode(StatusCode::CREATED, &answer))
         }
         (_, kind) => Err(Status::not_implemented(kind)),
     }
@@ -90,7 +110,7 @@ impl Resource {
     }
 
     async fn patch_scale(&self, body: &Bytes) -> Result<Response<Body>, Status> {
-        let patch = self.read_patch(body)?;
+        let patch = self.read_patch_of(body, ("autoscaling", "v1", "Scale"))?;
         self.write_scale("PatchOptions", &|scale| self.apply_patch(&patch, scale)).await
     }
 
@@ -115,6 +135,15 @@ impl Resource {
         };
         let Written { object, .. } = self.modify(Part::Main, &options, &through).await?;
         self.answer_scale(paths, &object)
+    }
+
+    /// Issues a token for a service account.
+    async fn token(&self, body: &Bytes) -> Result<Response<Body>, Status> {
+        let request = decode::object(&self.call.parts.headers, body)?.value;
+        let account = self.read_one().await?.value();
+        let server = &self.call.server;
+        let answer = server.tokens.request(&account, &request, &*server.cache)?;
+        Ok(self.view()?.encode(StatusCode::CREATED, &answer))
     }
 
     async fn bind(&self, body: &Bytes) -> Result<Response<Body>, Status> {

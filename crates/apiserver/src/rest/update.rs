@@ -2,6 +2,7 @@
 
 use api::patch;
 use api::registry::Part;
+use api::schema::Type;
 use api::status::{Reason, Status};
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -65,7 +66,8 @@ impl Resource {
         let patch = self.read_patch(body)?;
         let name = self.target.name.clone();
         let change = |old: &Value| {
-            let new = self.apply_patch(&patch, old)?;
+            let mut new = self.apply_patch(&patch, old)?;
+            self.check_fields(&mut new, &self.kind, Vec::new(), &options)?;
             if api::meta::name(&new) != name {
                 let mut errors = api::field::Errors::new();
                 let path = api::field::Path::new("metadata").child("name");
@@ -78,15 +80,25 @@ impl Resource {
         Ok(view.object(StatusCode::OK, &object))
     }
 
-    /// Reads the patch and its language.
+    /// Reads a patch of this kind and its language.
     pub(super) fn read_patch(&self, body: &Bytes) -> Result<Patch, Status> {
+        self.read_patch_of(body, (&self.kind.group, &self.kind.version, &self.kind.kind))
+    }
+
+    /// Reads a patch of a kind, such as `Scale`, and its language.
+    pub(super) fn read_patch_of(
+        &self,
+        body: &Bytes,
+        (group, version, kind): (&str, &str, &str),
+    ) -> Result<Patch, Status> {
         let decoded = |body: &Bytes| decode::json(body).map(|decoded| decoded.value);
         match decode::media_type(&self.call.parts.headers) {
             "application/json-patch+json" => Ok(Patch::Json(decoded(body)?)),
             "application/merge-patch+json" => Ok(Patch::Merge(decoded(body)?)),
-            "application/strategic-merge-patch+json" if self.kind.definition.is_some() => {
-                Ok(Patch::Strategic(decoded(body)?))
-            }
+            "application/strategic-merge-patch+json" => match patch::schema_of(group, version, kind) {
+                Some(schema) => Ok(Patch::Strategic(decoded(body)?, schema)),
+                None => Err(Status::unsupported_media_type(&PATCHES)),
+            },
             _ => Err(Status::unsupported_media_type(&PATCHES)),
         }
     }
@@ -97,7 +109,7 @@ impl Resource {
         let patched = match patch {
             Patch::Json(patch) => patch::json_patch(&mut new, patch),
             Patch::Merge(patch) => patch::merge_patch(&mut new, patch),
-            Patch::Strategic(patch) => patch::strategic_merge(&mut new, patch, &patch::NoSchema),
+            Patch::Strategic(patch, schema) => patch::strategic_merge(&mut new, patch, schema),
         };
         patched.map(|()| new).map_err(|error| match error {
             patch::Error::Malformed(why) => Status::bad_request(why),
@@ -112,5 +124,6 @@ impl Resource {
 pub(super) enum Patch {
     Json(Value),
     Merge(Value),
-    Strategic(Value),
+    /// With what it must know of the kind.
+    Strategic(Value, Type),
 }

@@ -8,34 +8,34 @@ use http_body_util::BodyExt;
 use machinery::tasks::Tasks;
 use serde_json::Value;
 
-pub struct Kit {
-    pub server: Arc<ApiServer>,
-    pub client: kube::Client,
+pub(crate) struct Kit {
+    pub(crate) server: Arc<ApiServer>,
+    pub(crate) client: kube::Client,
     _tasks: Tasks,
 }
 
-pub async fn kit() -> Kit {
+pub(crate) async fn kit() -> Kit {
     let (server, tasks) = testing::start().await;
     let client = testing::admin(&server);
     Kit { server, client, _tasks: tasks }
 }
 
 /// An answer taken apart.
-pub struct Answer {
-    pub code: StatusCode,
-    pub headers: http::HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) code: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 }
 
 impl Kit {
     /// Sends one request; `headers` are `Name: value`.
-    pub async fn send(&self, method: &str, uri: &str, headers: &[&str], body: &str) -> Answer {
+    pub(crate) async fn send(&self, method: &str, uri: &str, headers: &[&str], body: &str) -> Answer {
         let mut request = Request::builder().method(method).uri(uri);
         for header in headers {
             let (name, value) = header.split_once(": ").unwrap();
@@ -52,11 +52,11 @@ impl Kit {
         }
     }
 
-    pub async fn get(&self, uri: &str) -> Answer {
+    pub(crate) async fn get(&self, uri: &str) -> Answer {
         self.send("GET", uri, &[], "").await
     }
 
-    pub async fn post(&self, uri: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, uri: &str, body: &Value) -> Answer {
         self.send("POST", uri, &["Content-Type: application/json"], &body.to_string()).await
     }
 }
