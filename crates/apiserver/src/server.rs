@@ -24,6 +24,7 @@ use store::Store;
 use tokio::sync::watch;
 
 use crate::access::{Access, Authenticator, Tokens, UserInfo};
+use crate::admission::Admission;
 use crate::body::Body;
 use crate::cache::{Cache, Object};
 use crate::config::Config;
@@ -51,6 +52,7 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) cache: Arc<Cache>,
     pub(crate) access: Arc<Access>,
+    pub(crate) admission: Admission,
     pub(crate) authenticator: Authenticator,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) certificates: Certificates,
@@ -119,6 +121,7 @@ impl ApiServer {
         let server = Arc::new(Self {
             config,
             cache,
+            admission: Admission::standard(access.clone(), random.clone(), clock.clone()),
             access,
             authenticator: Authenticator::new(tokens.clone(), clock.clone()),
             tokens,

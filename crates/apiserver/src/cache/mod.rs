@@ -221,6 +221,28 @@ impl Cache {
         }
     }
 
+    /// Waits until `look` finds something: at least until everything acknowledged before is here, and after
+    /// that for `within`.
+    pub(crate) async fn wait_for<T>(&self, within: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
+        let mut progress = self.progress.subscribe();
+        if let Err(error) = self.current().await {
+            tracing::debug!(%error, "waiting for an object");
+        }
+        let late = self.clock.after(within);
+        tokio::pin!(late);
+        loop {
+            progress.mark_unchanged();
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            tokio::select! {
+                biased;
+                moved = progress.changed() => moved.ok()?,
+                () = &mut late => return look(),
+            }
+        }
+    }
+
     /// The revision that the cache holds.
     #[must_use]
     pub fn revision(&self) -> Revision {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Resource, WriteOptions, now};
+use super::{Resource, Write, WriteOptions, now};
+use crate::admission::Operation;
 use crate::body::Body;
 use crate::cache::Object;
 
@@ -66,14 +67,25 @@ impl Resource {
                 object["metadata"]["name"] = json!(api::meta::generated_name(&base, &server.random));
             }
             self.kind.default(&mut object);
+            let name = api::meta::name(&object).to_owned();
+            let write = Write {
+                operation: Operation::Create,
+                subresource: "",
+                name: &name,
+                old: None,
+                dry_run: options.dry_run,
+            };
+            self.mutate(write, &mut object).await?;
+            // What admission put in has defaults, too.
+            self.kind.default(&mut object);
             self.kind.prepare_create(&mut object);
             let guard = self.allocate(&mut object, None, true).await?;
             self.check_escalation(&object, None)?;
             self.kind.validate_create(&object)?;
+            self.admit(write, &mut object)?;
             for warning in self.kind.warnings(&object) {
                 self.call.warn(warning);
             }
-            let name = api::meta::name(&object).to_owned();
             let key = super::key(self.namespace(), &name);
             let stored = self.to_storage(object);
             match server.insert(cached, &key, &stored, options.dry_run).await? {

@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::options::Propagation;
-use super::{DeleteOptions, ListOptions, Resource, now};
+use super::{DeleteOptions, ListOptions, Resource, Write, now};
+use crate::admission::Operation;
 use crate::body::Body;
 use crate::cache::Object;
 use crate::decode;
@@ -108,7 +109,17 @@ impl Resource {
             {
                 return Err(Status::version_mismatch(resource, name, version, &current.revision.to_string()));
             }
-            match plan(&self.kind, current.value(), options, server.clock.now())? {
+            let old = current.value();
+            let write = Write {
+                operation: Operation::Delete,
+                subresource: "",
+                name,
+                old: Some(&old),
+                dry_run: options.dry_run,
+            };
+            self.mutate(write, &mut Value::Null).await?;
+            self.admit(write, &mut Value::Null)?;
+            match plan(&self.kind, old.clone(), options, server.clock.now())? {
                 Plan::Pending => return Ok(Deleted::Later(current)),
                 Plan::Remove => {
                     if server.remove(cached, &current, options.dry_run).await? {

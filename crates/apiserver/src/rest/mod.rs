@@ -1,5 +1,6 @@
 //! The verbs of resources. Every kind takes the same way; what differs stands in its descriptor.
 
+mod admit;
 mod create;
 mod delete;
 mod objects;
@@ -24,6 +25,7 @@ use crate::path::Target;
 use crate::respond::{Include, View};
 use crate::server::{Call, RequestBody};
 
+pub(crate) use admit::Write;
 pub(crate) use objects::{Written, now};
 pub(crate) use options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
 

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use store::Expect;
 
-use super::{Resource, WriteOptions};
+use super::{Resource, Write, WriteOptions};
+use crate::admission::Operation;
 use crate::cache::{self, Facts, Object, ROOT, encode, without_version};
 use crate::server::ApiServer;
 
@@ -152,10 +153,27 @@ impl Resource {
             let old = self.from_storage(current.value());
             let mut new = change(&old)?;
             let named = self.check_preconditions(&mut new, &old)?;
-            let guard = self.prepare(&mut new, &old, part).await?;
+            let write = Write {
+                operation: Operation::Update,
+                subresource: match part {
+                    Part::Main => "",
+                    Part::Status => "status",
+                    Part::Other(name) => name,
+                },
+                name: &self.target.name,
+                old: Some(&old),
+                dry_run: options.dry_run,
+            };
+            carry_over(&mut new, &old);
+            self.kind.default(&mut new);
+            self.mutate(write, &mut new).await?;
+            self.kind.default(&mut new);
+            self.kind.prepare_update(&mut new, &old, part);
+            let guard = self.allocate(&mut new, Some(&old), part == Part::Main).await?;
             self.check_escalation(&new, Some(&old))?;
             let kind = &self.kind;
             kind.validate_update(&new, &old, part)?;
+            self.admit(write, &mut new)?;
             for warning in kind.warnings(&new) {
                 self.call.warn(warning);
             }
@@ -204,19 +222,6 @@ impl Resource {
             }
         }
         Err(Status::conflict(self.kind.resource(), &self.target.name))
-    }
-
-    /// Completes a changed object: what a part may not change comes back, defaults, allocation.
-    async fn prepare(
-        &self,
-        new: &mut Value,
-        old: &Value,
-        part: Part<'_>,
-    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Status> {
-        carry_over(new, old);
-        self.kind.default(new);
-        self.kind.prepare_update(new, old, part);
-        self.allocate(new, Some(old), part == Part::Main).await
     }
 
     /// Gives a service what it needs, for as long as the returned guard is held.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{DeleteOptions, Resource, WriteOptions, Written};
 use crate::access;
+use crate::admission::Operation;
 use crate::body::Body;
 use crate::cache::Object;
 use crate::decode;
@@ -29,6 +30,9 @@ pub(super) async fn dispatch(resource: Resource, body: RequestBody) -> Result<Re
         return Err(Status::method_not_allowed());
     }
     if crate::proxy::serves(&resource.kind, &name) {
+        if name != "log" {
+            resource.admit_subresource(Operation::Connect, &mut Value::Null, false).await?;
+        }
         return crate::proxy::dispatch(&resource, body).await;
     }
     let body = crate::server::read(body).await?;
@@ -139,7 +143,8 @@ impl Resource {
 
     /// Issues a token for a service account.
     async fn token(&self, body: &Bytes) -> Result<Response<Body>, Status> {
-        let request = decode::object(&self.call.parts.headers, body)?.value;
+        let mut request = decode::object(&self.call.parts.headers, body)?.value;
+        self.admit_subresource(Operation::Create, &mut request, false).await?;
         let account = self.read_one().await?.value();
         let server = &self.call.server;
         let answer = server.tokens.request(&account, &request, &*server.cache)?;
@@ -148,7 +153,8 @@ impl Resource {
 
     async fn bind(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let options = WriteOptions::parse(&self.call.query, "CreateOptions")?;
-        let binding = decode::object(&self.call.parts.headers, body)?.value;
+        let mut binding = decode::object(&self.call.parts.headers, body)?.value;
+        self.admit_subresource(Operation::Create, &mut binding, options.dry_run).await?;
         self.bind_to(&self.target.name, &binding, &options).await?;
         let view = self.view()?;
         let answer = api::status::success(self.kind.resource(), "", "");
@@ -204,8 +210,9 @@ impl Resource {
 
     /// Deletes a pod unless a disruption budget forbids it.
     async fn evict(&self, body: &Bytes) -> Result<Response<Body>, Status> {
-        let eviction = decode::object(&self.call.parts.headers, body)?.value;
+        let mut eviction = decode::object(&self.call.parts.headers, body)?.value;
         let options = DeleteOptions::parse(Some(&eviction["deleteOptions"]), &self.call.query)?;
+        self.admit_subresource(Operation::Create, &mut eviction, options.dry_run).await?;
         let pod = self.read_one().await?.value();
         let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
         if !ended && !api::meta::is_deleting(&pod) {
