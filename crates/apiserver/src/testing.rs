@@ -20,7 +20,7 @@ pub fn config() -> Config {
     let authority = rcgen::generate_simple_self_signed(["test authority".to_owned()])
         .expect("a self-signed certificate needs nothing but randomness");
     Config {
-        advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        advertise_address: IpAddr::V4(Ipv4Addr::new(172, 17, 4, 101)),
         port: 443,
         service_network: "10.3.0.0/24".parse().expect("a literal"),
         dns_address: Ipv4Addr::new(10, 3, 0, 10),

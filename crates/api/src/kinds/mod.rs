@@ -39,6 +39,11 @@ pub(crate) fn describe(kind: &mut Kind) {
         ("batch", "Job") => batch::job::describe(kind),
         _ => {}
     }
+    if kind.group == "rbac.authorization.k8s.io" {
+        // Roles are called what people like: `system:node`.
+        kind.strategy.name_errors = crate::meta::path_segment_errors;
+        kind.strategy.create_on_update = true;
+    }
     kind.strategy.generation = generation(kind);
 }
 
