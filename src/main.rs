@@ -32,8 +32,10 @@ fn main() -> ExitCode {
     let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
     match (name, arguments.get(1).map(String::as_str)) {
         (_, Some("dns-query")) => dns::main(&arguments[2..]),
-        (Some("control-plane"), _) | (_, Some("control-plane")) => program("control-plane"),
-        (Some("node-agent"), _) | (_, Some("node-agent")) => program("node-agent"),
+        (Some("control-plane"), _) => control_plane::main(std::env::args_os().collect()),
+        (_, Some("control-plane")) => control_plane::main(std::env::args_os().skip(1).collect()),
+        (Some("node-agent"), _) => node_agent::main(std::env::args_os()),
+        (_, Some("node-agent")) => node_agent::main(std::env::args_os().skip(1)),
         _ => provision(),
     }
 }
@@ -63,10 +65,4 @@ fn provision() -> ExitCode {
             ExitCode::from(error.code())
         }
     }
-}
-
-fn program(name: &str) -> ExitCode {
-    let ui = ui::Ui::new(ui::Output::Text, false);
-    ui.fail(&error::Error::user(format!("{name} is not built into this executable yet")));
-    ExitCode::FAILURE
 }

@@ -71,7 +71,9 @@ async fn run(path: &Path) -> anyhow::Result<()> {
     listen(&config, &server).await?;
 
     let manager = server.local_client("system:kube-controller-manager", &[]);
-    let informers = Informers::new(manager, clock.clone(), random.clone(), tasks.clone());
+    let informers = Informers::new(manager.clone(), clock.clone(), random.clone(), tasks.clone());
+    let settings = controllers_config(&config)?;
+    controllers::run(manager, &informers, settings, clock.clone(), random.clone(), &tasks);
     let scheduler = server.local_client("system:kube-scheduler", &[]);
     scheduler::run(scheduler, &informers, clock, random, &tasks);
 
@@ -118,4 +120,15 @@ async fn listen(config: &Config, server: &Arc<ApiServer>) -> anyhow::Result<()> 
     let (_sender, tls) = watch::channel(Arc::new(tls));
     server.serve(listener, tls);
     Ok(())
+}
+
+fn controllers_config(config: &Config) -> anyhow::Result<controllers::Config> {
+    Ok(controllers::Config {
+        pod_network: config.pod_network,
+        node_prefix: config.node_prefix,
+        dns_address: config.dns_address,
+        load_balancer_range: config.load_balancer_range,
+        ca_certificate: fs_err::read_to_string(&config.pki.ca_certificate)?,
+        ca_key: Some(config.pki.ca_key.clone()),
+    })
 }
