@@ -26,11 +26,6 @@ pub(super) fn age(object: &Value, now: Timestamp) -> Value {
     time::age(text(object, "metadata.creationTimestamp"), now).into()
 }
 
-/// The cell of how long ago the time at a path was.
-pub(super) fn since(object: &Value, path: &str, now: Timestamp) -> String {
-    time::age(text(object, path), now)
-}
-
 /// A text, or `<none>`.
 pub(super) fn or_none(text: impl Into<String>) -> String {
     or(text, NONE)

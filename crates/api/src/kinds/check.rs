@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::meta;
-use crate::value::{same, text, unset};
+use crate::value::{same, text};
 
 pub(super) const IMMUTABLE: &str = "field is immutable";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -148,13 +148,6 @@ pub(super) fn cidr(text: &str, path: &Path, errors: &mut Errors) {
 pub(super) fn immutable(new: &Value, old: &Value, key: &str, path: &Path, errors: &mut Errors) {
     if !same(&new[key], &old[key]) {
         errors.invalid(&path.child(key), new[key].clone(), IMMUTABLE);
-    }
-}
-
-/// Checks that a field that had a value did not change.
-pub(super) fn set_once(new: &Value, old: &Value, key: &str, path: &Path, errors: &mut Errors) {
-    if !unset(&old[key]) {
-        immutable(new, old, key, path, errors);
     }
 }
 

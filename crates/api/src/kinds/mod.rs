@@ -4,6 +4,7 @@
 //! kind; the list below says which file speaks for which kind. What is not listed is generic.
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod cells;
 mod check;
@@ -12,9 +13,14 @@ mod endpoints;
 mod event;
 mod fields;
 mod namespace;
+mod network;
 mod node;
 mod pod;
+mod policy;
+mod rbac;
 mod service;
+mod small;
+mod storage;
 
 use crate::registry::Kind;
 
@@ -30,6 +36,23 @@ pub(crate) fn describe(kind: &mut Kind) {
         ("", "Namespace") => namespace::describe(kind),
         ("", "Node") => node::describe(kind),
         ("", "Service") => service::describe(kind),
+        ("", "PersistentVolume" | "PersistentVolumeClaim") | ("storage.k8s.io", _) => storage::describe(kind),
+        ("", "ResourceQuota") => policy::quota(kind),
+        ("", "LimitRange") => policy::limits(kind),
+        ("policy", "PodDisruptionBudget") => policy::budget(kind),
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority(kind),
+        ("rbac.authorization.k8s.io", _) => rbac::describe(kind),
+        ("networking.k8s.io", _) => network::describe(kind),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::describe(kind),
+        ("", "ComponentStatus") => small::component_status(kind),
+        ("", "ServiceAccount") => small::service_account(kind),
+        ("coordination.k8s.io", "Lease") => small::lease(kind),
+        ("node.k8s.io", "RuntimeClass") => small::runtime_class(kind),
+        ("apiregistration.k8s.io", _) => small::api_service(kind),
+        ("apiextensions.k8s.io", _) => small::custom_definition(kind),
+        ("admissionregistration.k8s.io", _) => small::admission(kind),
+        ("flowcontrol.apiserver.k8s.io", _) => small::flow_control(kind),
+        ("certificates.k8s.io", "CertificateSigningRequest") => small::signing_request(kind),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::describe_slice(kind),
         ("apps", "ControllerRevision") => apps::controller_revision::describe(kind),
         ("apps", "DaemonSet") => apps::daemonset::describe(kind),

@@ -12,7 +12,6 @@ mod validate;
 mod volumes;
 
 pub(super) use default::template as default_template;
-pub(crate) use qos::class as qos_class;
 pub(super) use resources::{quantity, resource_list};
 pub(super) use validate::template as validate_template;
 
