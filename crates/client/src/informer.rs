@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::DropGuard;
 
 use crate::key::Key;
+use crate::reflect::Sink;
 
 /// One change of the cache.
 #[derive(Debug)]
@@ -282,9 +283,8 @@ impl<K> Inner<K> {
     }
 }
 
-impl<K: Resource> Inner<K> {
-    /// Takes the result of a list: what is not in it is gone.
-    pub(crate) fn replace(&self, objects: Vec<K>, version: &str) {
+impl<K: Resource + Send + Sync + 'static> Sink<K> for Inner<K> {
+    fn replace(&self, objects: Vec<K>, version: &str) {
         let mut observers = self.observers.lock();
         let mut gone: BTreeSet<Key> = self.cache.read().objects.keys().cloned().collect();
         let mut deltas = Vec::new();
@@ -303,7 +303,7 @@ impl<K: Resource> Inner<K> {
         self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 
-    pub(crate) fn apply(&self, object: K) {
+    fn apply(&self, object: K) {
         let mut observers = self.observers.lock();
         let version = object.meta().resource_version.clone();
         let delta = self.put(object);
@@ -313,7 +313,7 @@ impl<K: Resource> Inner<K> {
         }
     }
 
-    pub(crate) fn delete(&self, object: &K) {
+    fn delete(&self, object: &K) {
         let mut observers = self.observers.lock();
         let delta = self.take(&Key::of(object));
         self.raise_version(object.meta().resource_version.as_deref().unwrap_or_default());
@@ -322,8 +322,14 @@ impl<K: Resource> Inner<K> {
         }
     }
 
+    fn bookmark(&self, version: &str) {
+        self.raise_version(version);
+    }
+}
+
+impl<K: Resource> Inner<K> {
     /// Versions are numbers that grow; what is not one (there is none yet) is passed over.
-    pub(crate) fn raise_version(&self, version: &str) {
+    fn raise_version(&self, version: &str) {
         if let Ok(version) = version.parse() {
             self.version.fetch_max(version, Ordering::AcqRel);
         }

@@ -16,5 +16,5 @@ pub use informer::{Delta, IndexFn, Informer, Notice, Subscription};
 pub use key::Key;
 pub use queue::WorkQueue;
 pub use recorder::{EventType, Recorder};
-pub use reflect::Selection;
+pub use reflect::{Selection, Sink};
 pub use registry::Informers;

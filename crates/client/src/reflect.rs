@@ -1,4 +1,4 @@
-//! Keeps an informer equal to the server: list, watch, resume, and list again only when history is gone.
+//! Keeps a sink (an informer, or a cache of its own kind) equal to the server: list, watch, resume, and list again only when history is gone.
 
 use std::fmt::Debug;
 use std::sync::Weak;
@@ -11,8 +11,6 @@ use machinery::clock::SharedClock;
 use machinery::names::Random;
 use machinery::retry::Backoff;
 use serde::de::DeserializeOwned;
-
-use crate::informer::Inner;
 
 /// How many objects a list asks for at a time.
 const PAGE: u32 = 500;
@@ -28,6 +26,18 @@ pub struct Selection {
     pub fields: Option<String>,
 }
 
+/// What a reflection keeps current. Called by one task, in the order of the changes; must not wait for anything.
+pub trait Sink<K>: Send + Sync + 'static {
+    /// Takes the result of a list that is true at `version`: what is not in it is gone.
+    fn replace(&self, objects: Vec<K>, version: &str);
+    /// Takes an object that was made or changed.
+    fn apply(&self, object: K);
+    /// Takes the last state of an object that is gone.
+    fn delete(&self, object: &K);
+    /// Hears that nothing else has changed up to `version`.
+    fn bookmark(&self, version: &str);
+}
+
 /// How a watch came to its end.
 enum End {
     /// Go on from the last version seen.
@@ -36,15 +46,16 @@ enum End {
     Expired,
 }
 
-/// Reflects until the informer is dropped; the caller cancels it then.
-pub(crate) async fn run<K>(
+/// Reflects until the sink is dropped; the caller cancels it then.
+pub(crate) async fn run<K, S>(
     api: Api<K>,
     selection: Selection,
-    into: Weak<Inner<K>>,
+    into: Weak<S>,
     clock: SharedClock,
     random: Random,
 ) where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    S: Sink<K>,
 {
     let what = api.resource_url().to_owned();
     let mut failures = 0;
@@ -58,9 +69,9 @@ pub(crate) async fn run<K>(
                 continue;
             }
         };
-        let Some(inner) = into.upgrade() else { return };
-        inner.replace(objects, &version);
-        drop(inner);
+        let Some(sink) = into.upgrade() else { return };
+        sink.replace(objects, &version);
+        drop(sink);
         loop {
             let began = clock.now();
             match watch(&api, &selection, &mut version, &into).await {
@@ -110,14 +121,15 @@ where
     }
 }
 
-async fn watch<K>(
+async fn watch<K, S>(
     api: &Api<K>,
     selection: &Selection,
     version: &mut String,
-    into: &Weak<Inner<K>>,
+    into: &Weak<S>,
 ) -> kube::Result<End>
 where
     K: Resource + Clone + Debug + DeserializeOwned,
+    S: Sink<K>,
 {
     let params = WatchParams {
         label_selector: selection.labels.clone(),
@@ -131,19 +143,19 @@ where
     };
     futures::pin_mut!(stream);
     while let Some(event) = stream.try_next().await? {
-        let Some(inner) = into.upgrade() else { return Ok(End::Resume) };
+        let Some(sink) = into.upgrade() else { return Ok(End::Resume) };
         let seen = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let seen = object.meta().resource_version.clone();
-                inner.apply(object);
+                sink.apply(object);
                 seen
             }
             WatchEvent::Deleted(object) => {
-                inner.delete(&object);
+                sink.delete(&object);
                 object.meta().resource_version.clone()
             }
             WatchEvent::Bookmark(bookmark) => {
-                inner.raise_version(&bookmark.metadata.resource_version);
+                sink.bookmark(&bookmark.metadata.resource_version);
                 Some(bookmark.metadata.resource_version)
             }
             WatchEvent::Error(status) if status.code == 410 => return Ok(End::Expired),

@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kube::{Api, Resource};
 use machinery::clock::SharedClock;
@@ -11,9 +11,10 @@ use machinery::names::Random;
 use machinery::tasks::Tasks;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::informer::Informer;
-use crate::reflect::{self, Selection};
+use crate::reflect::{self, Selection, Sink};
 
 /// Starts informers and hands them out. Cloning shares them.
 #[derive(Clone)]
@@ -61,14 +62,33 @@ impl Informers {
     {
         let stop = self.tasks.token().child_token();
         let informer = Informer::new(stop.clone().drop_guard());
-        let reflecting =
-            reflect::run(api, selection, informer.downgrade(), self.clock.clone(), self.random.clone());
+        self.reflect(api, selection, informer.downgrade(), stop);
+        informer
+    }
+
+    /// Keeps `sink` equal to what `selection` leaves of `api`, until the returned guard is dropped.
+    #[must_use]
+    pub fn follow<K, S>(&self, api: Api<K>, selection: Selection, sink: &Arc<S>) -> DropGuard
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        S: Sink<K>,
+    {
+        let stop = self.tasks.token().child_token();
+        self.reflect(api, selection, Arc::downgrade(sink), stop.clone());
+        stop.drop_guard()
+    }
+
+    fn reflect<K, S>(&self, api: Api<K>, selection: Selection, sink: Weak<S>, stop: CancellationToken)
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        S: Sink<K>,
+    {
+        let reflecting = reflect::run(api, selection, sink, self.clock.clone(), self.random.clone());
         self.tasks.spawn("informer", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = reflecting => {}
             }
         });
-        informer
     }
 }

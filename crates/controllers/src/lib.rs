@@ -10,9 +10,15 @@ mod addons;
 mod claim;
 mod config;
 mod deployment;
+mod discover;
 mod endpoints;
 mod frame;
+mod garbage;
+mod load_balancer;
+mod namespace;
 mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod pods;
 mod replicas;
 mod service_account;
@@ -48,4 +54,9 @@ pub fn run(
     node_ipam::start(&context);
     service_account::start(&context);
     addons::start(&context);
+    namespace::start(&context);
+    garbage::start(&context);
+    pod_gc::start(&context);
+    node_lifecycle::start(&context);
+    load_balancer::start(&context);
 }
