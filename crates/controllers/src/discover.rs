@@ -1,9 +1,9 @@
 //! Which resources the API server has, one version of each.
 
+use kube::Api;
 use kube::api::DynamicObject;
 use kube::core::PartialObjectMeta;
 use kube::discovery::{ApiResource, Discovery, Scope, verbs};
-use kube::Api;
 
 /// Any object, by its metadata alone.
 pub(crate) type Meta = PartialObjectMeta<DynamicObject>;

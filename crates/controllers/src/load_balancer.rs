@@ -80,7 +80,9 @@ fn choose(
         let address: Ipv4Addr =
             wanted.parse().map_err(|_| format!("spec.loadBalancerIP {wanted:?} is not an IPv4 address"))?;
         if address < first || address > last {
-            return Err(format!("requested address {address} is not in the load balancer range {first}-{last}"));
+            return Err(format!(
+                "requested address {address} is not in the load balancer range {first}-{last}"
+            ));
         }
         if taken.contains(&address) {
             return Err(format!("requested address {address} is in use by another service"));
@@ -128,7 +130,8 @@ impl Controller {
             let address = match choose(self.context.config.load_balancer_range, wanted, current, &taken) {
                 Ok(address) => address,
                 Err(why) => {
-                    let message = format!("Error syncing load balancer: failed to ensure load balancer: {why}");
+                    let message =
+                        format!("Error syncing load balancer: failed to ensure load balancer: {why}");
                     self.recorder.event(&*service, EventType::Warning, "SyncLoadBalancerFailed", message);
                     return Ok(Next::Done);
                 }
@@ -150,13 +153,23 @@ impl Controller {
                 }]),
             });
             ensured = Some(address);
-            self.recorder.event(&*service, EventType::Normal, "EnsuringLoadBalancer", "Ensuring load balancer");
+            self.recorder.event(
+                &*service,
+                EventType::Normal,
+                "EnsuringLoadBalancer",
+                "Ensuring load balancer",
+            );
         } else {
             if service.spec.as_ref().is_some_and(|spec| spec.load_balancer_class.is_some()) {
                 return Ok(Next::Done);
             }
             new.load_balancer = Some(LoadBalancerStatus::default());
-            self.recorder.event(&*service, EventType::Normal, "DeletingLoadBalancer", "Deleting load balancer");
+            self.recorder.event(
+                &*service,
+                EventType::Normal,
+                "DeletingLoadBalancer",
+                "Deleting load balancer",
+            );
         }
         let api = self.context.api::<Service>(&key.namespace);
         let patch = serde_json::json!({

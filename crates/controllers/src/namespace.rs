@@ -91,9 +91,10 @@ impl Leftovers {
                 last_transition_time: Some(now.clone()),
             }
         };
-        let discovery = self.discovery.clone().map(|text| {
-            ("DiscoveryFailed", format!("Discovery failed for some groups, 1 failing: {text}"))
-        });
+        let discovery = self
+            .discovery
+            .clone()
+            .map(|text| ("DiscoveryFailed", format!("Discovery failed for some groups, 1 failing: {text}")));
         let content = (!self.failures.is_empty()).then(|| {
             let text = format!(
                 "Failed to delete all resource types, {} remaining: {}",
@@ -116,7 +117,8 @@ impl Leftovers {
                 .iter()
                 .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"))
                 .collect();
-            let text = format!("Some content in the namespace has finalizers remaining: {}", parts.join(", "));
+            let text =
+                format!("Some content in the namespace has finalizers remaining: {}", parts.join(", "));
             ("SomeFinalizersRemain", text)
         });
         vec![
@@ -227,7 +229,8 @@ impl Controller {
         if !rest.items.is_empty() {
             let name = format!("{}.{}", resource.api.plural, resource.api.group);
             leftovers.remaining.push((name, rest.items.len()));
-            for finalizer in rest.items.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
+            for finalizer in rest.items.iter().flat_map(|object| object.metadata.finalizers.iter().flatten())
+            {
                 *leftovers.finalizers.entry(finalizer.clone()).or_insert(0) += 1;
             }
         }
@@ -291,7 +294,10 @@ mod tests {
             .iter()
             .map(|one| format!("{} {} {}", one.type_, one.status, one.message.as_deref().unwrap_or_default()))
             .collect();
-        assert_eq!(texts[3], "NamespaceContentRemaining True Some resources are remaining: pods. has 2 resource instances");
+        assert_eq!(
+            texts[3],
+            "NamespaceContentRemaining True Some resources are remaining: pods. has 2 resource instances"
+        );
         assert_eq!(
             texts[4],
             "NamespaceFinalizersRemaining True Some content in the namespace has finalizers remaining: \

@@ -101,8 +101,12 @@ impl Collector {
         let definitions = self.context.informers.of::<CustomResourceDefinition>();
         definitions.observe(move |delta| {
             let view = |definition: &CustomResourceDefinition| {
-                let served: Vec<_> =
-                    definition.spec.versions.iter().map(|version| (version.name.clone(), version.served)).collect();
+                let served: Vec<_> = definition
+                    .spec
+                    .versions
+                    .iter()
+                    .map(|version| (version.name.clone(), version.served))
+                    .collect();
                 (served, definition.status.as_ref().map(|status| status.conditions.clone()))
             };
             if delta.old().is_none_or(|old| view(old) != view(delta.object())) {

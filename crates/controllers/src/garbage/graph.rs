@@ -280,8 +280,13 @@ mod tests {
 
     fn feed() -> Feed {
         let api = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
-        let resource =
-            Resource { api, namespaced: true, can_watch: true, can_delete: true, can_delete_collection: true };
+        let resource = Resource {
+            api,
+            namespaced: true,
+            can_watch: true,
+            can_delete: true,
+            can_delete_collection: true,
+        };
         let graph = Arc::new(Graph::new(WorkQueue::new(clock::system(), Random::seeded(1))));
         Feed::new(graph, Arc::new(resource))
     }
@@ -291,7 +296,8 @@ mod tests {
             .iter()
             .map(|uid| json!({"apiVersion": "v1", "kind": "RC", "name": uid, "uid": uid, "blockOwnerDeletion": true}))
             .collect();
-        let mut metadata = json!({"uid": uid, "name": uid, "namespace": "default", "ownerReferences": owners});
+        let mut metadata =
+            json!({"uid": uid, "name": uid, "namespace": "default", "ownerReferences": owners});
         for (key, value) in more.as_object().into_iter().flatten() {
             metadata[key] = value.clone();
         }
@@ -333,7 +339,9 @@ mod tests {
             json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FOREGROUND]}),
         ));
         let found = items(&feed.graph).await;
-        assert!(found.contains(&Item::Waiting("owner".into())) && found.contains(&Item::Dependent("a".into())));
+        assert!(
+            found.contains(&Item::Waiting("owner".into())) && found.contains(&Item::Dependent("a".into()))
+        );
         assert!(feed.graph.dependents(&"owner".into())[0].2);
         feed.delete(&object("a", &[], json!({})));
         assert_eq!(items(&feed.graph).await, [Item::Waiting("owner".into())]);

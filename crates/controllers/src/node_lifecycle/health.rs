@@ -187,7 +187,9 @@ impl Controller {
                 "lastTransitionTime": self.context.now(),
             }] } });
             let api = self.context.api::<Pod>(namespace(&*pod));
-            absent_is_fine(api.patch_status(name(&*pod), &PatchParams::default(), &Patch::Strategic(patch)).await)?;
+            absent_is_fine(
+                api.patch_status(name(&*pod), &PatchParams::default(), &Patch::Strategic(patch)).await,
+            )?;
             self.recorder.event(&*pod, EventType::Warning, "NodeNotReady", "Node is not ready");
         }
         Ok(())

@@ -75,13 +75,25 @@ mod tests {
         let mine = json!({"key": "mine", "effect": "NoSchedule"});
         for (ready, spec, expect) in [
             ("True", json!({}), None),
-            ("True", json!({"taints": [{"key": NOT_READY, "effect": "NoSchedule"}, mine]}), Some(vec!["mine:NoSchedule"])),
+            (
+                "True",
+                json!({"taints": [{"key": NOT_READY, "effect": "NoSchedule"}, mine]}),
+                Some(vec!["mine:NoSchedule"]),
+            ),
             (
                 "Unknown",
                 json!({"taints": [mine]}),
-                Some(vec!["mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"]),
+                Some(vec![
+                    "mine:NoSchedule",
+                    "node.kubernetes.io/unreachable:NoSchedule",
+                    "node.kubernetes.io/unreachable:NoExecute",
+                ]),
             ),
-            ("True", json!({"unschedulable": true}), Some(vec!["node.kubernetes.io/unschedulable:NoSchedule"])),
+            (
+                "True",
+                json!({"unschedulable": true}),
+                Some(vec!["node.kubernetes.io/unschedulable:NoSchedule"]),
+            ),
         ] {
             let found = wanted(&node(ready, spec), &now).map(|taints| {
                 taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect::<Vec<_>>()
