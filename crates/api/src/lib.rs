@@ -11,6 +11,7 @@
 pub mod decode;
 pub mod field;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod registry;
