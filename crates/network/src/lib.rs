@@ -5,6 +5,8 @@
 //! so sockets must be opened, and `/proc/sys` be written, by threads that live in it.
 
 #[cfg(target_os = "linux")]
+mod arp;
+#[cfg(target_os = "linux")]
 mod conntrack;
 #[cfg(target_os = "linux")]
 pub mod dns;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+
 use crate::Protocol;
 
 /// Everything that cluster DNS knows.
@@ -14,6 +16,10 @@ pub struct Zone {
     pub dns_address: Option<Ipv4Addr>,
     /// Namespaces that exist: pod records are answered in them only.
     pub namespaces: BTreeSet<String>,
+    /// The networks of services and pods: reverse names in them are answered here and never forwarded.
+    pub networks: Vec<Ipv4Net>,
+    /// Grows with each change of the zone; shown in the SOA record.
+    pub serial: u32,
     /// Services by namespace and name.
     pub services: BTreeMap<(String, String), ZoneService>,
 }
