@@ -202,13 +202,15 @@ pub(crate) async fn dns(agent: Arc<Agent>, feeds: Feeds) {
     ring(&feeds.slices, &bell);
     ring(&feeds.namespaces, &bell);
     let build = || {
-        tables::zone(
+        let mut zone = tables::zone(
             &feeds.services.all(),
             &feeds.slices.all(),
             &feeds.namespaces.all(),
             &agent.config.cluster_domain,
             address,
-        )
+        );
+        zone.networks = vec![agent.config.pod_network, agent.config.service_network];
+        zone
     };
     zones.send_replace(Arc::new(build()));
     let mut failures = 0;

@@ -198,7 +198,7 @@ pub(crate) fn zone(
         domain: domain.trim_end_matches('.').to_owned(),
         dns_address: Some(dns_address),
         namespaces: namespaces.iter().filter_map(|one| one.metadata.name.clone()).collect(),
-        services: BTreeMap::new(),
+        ..Zone::default()
     };
     for service in services {
         let Some(spec) = &service.spec else { continue };
