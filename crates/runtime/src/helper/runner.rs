@@ -23,7 +23,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork};
 use oci_spec::runtime::Spec;
 
-use super::bundle::{self, Bundle, CGROUPS, ROOTFS, Rootfs};
+use super::bundle::{self, Bundle, ROOTFS, Rootfs};
 use super::confine::{self, Confinement};
 use super::{propagation, spec, streams, users};
 
@@ -184,7 +184,7 @@ fn prepare_mounts(bundle: &Bundle, directory: &Path) -> Result<(), String> {
     }
     if !bundle.cgroups.unified {
         for (name, source) in spec::hierarchies(bundle) {
-            let target = directory.join(CGROUPS).join(name);
+            let target = spec::stash(directory, &name);
             std::fs::create_dir_all(&target)
                 .map_err(|error| format!("making {}: {error}", target.display()))?;
             mount_call(Some(&source), &target, None, MsFlags::MS_BIND, None)?;

@@ -47,13 +47,17 @@ pub(super) fn build(
         Rootfs::Overlay { .. } => directory.join(ROOTFS),
         Rootfs::Directory(path) => path.clone(),
     };
-    SpecBuilder::default()
+    let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(RootBuilder::default().path(rootfs).readonly(bundle.config.security.read_only_root).build()?)
         .mounts(mounts(bundle, directory, kernel)?)
         .process(process(bundle, identity)?)
         .linux(linux(bundle, kernel)?)
-        .build()
+        .build()?;
+    // The pod's namespace has its name already.
+    spec.set_hostname(None);
+    spec.set_domainname(None);
+    Ok(spec)
 }
 
 /// What of the kernel the specification depends on.
@@ -235,10 +239,16 @@ fn cgroup_mounts(
     mounts.push(mount("tmpfs", "tmpfs", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "mode=755"])?);
     for (name, _) in hierarchies(bundle) {
         let options = ["rbind", "nosuid", "noexec", "nodev", writable];
-        let source = directory.join(CGROUPS).join(&name);
+        let source = stash(directory, &name);
         mounts.push(bind(&source, &Path::new("/sys/fs/cgroup").join(&name), &options)?);
     }
     Ok(())
+}
+
+/// Returns where a control group of a cgroup v1 hierarchy is found once the node's are hidden. The last part of the
+/// path must not be a controller's name: libcontainer would take it for that controller's mount point.
+pub(super) fn stash(directory: &Path, name: &str) -> PathBuf {
+    directory.join(CGROUPS).join(format!("v1-{name}"))
 }
 
 /// Returns the container's directory of each cgroup v1 hierarchy with the hierarchy's name.

@@ -1,5 +1,7 @@
 //! The executable that the tests' engines run as shim. With other arguments it is an agent that a test kills.
 
+mod bench;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use runtime::builtin::{Engine, EngineConfig};
-use runtime::{ContainerConfig, Runtime, SandboxConfig, SandboxNetwork};
+use runtime::{ContainerConfig, Mount, Runtime, SandboxConfig, SandboxNetwork};
 
 struct NoNetwork;
 
@@ -27,15 +29,21 @@ fn main() -> ExitCode {
         return code;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [directory, cgroup_root, ready] = arguments.as_slice() else { return ExitCode::from(2) };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-    runtime.block_on(agent(Path::new(directory), cgroup_root, Path::new(ready)));
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["agent", directory, cgroup_root, ready] => {
+            runtime.block_on(agent(Path::new(directory), cgroup_root, Path::new(ready)));
+        }
+        ["bench", directory, pods] => {
+            runtime.block_on(bench::run(Path::new(directory), pods.parse().expect("a number of pods")));
+        }
+        _ => return ExitCode::from(2),
+    }
     ExitCode::SUCCESS
 }
 
-/// Runs one container, says so by making the file `ready`, and stays until it is killed.
-async fn agent(directory: &Path, cgroup_root: &str, ready: &Path) {
-    let engine = Engine::open(EngineConfig {
+async fn open(directory: &Path, cgroup_root: &str) -> Engine {
+    Engine::open(EngineConfig {
         data_directory: directory.join("data"),
         run_directory: directory.join("run"),
         image_directory: directory.join("images"),
@@ -47,7 +55,12 @@ async fn agent(directory: &Path, cgroup_root: &str, ready: &Path) {
         random: machinery::names::Random::from_os(),
     })
     .await
-    .expect("the engine opens");
+    .expect("the engine opens")
+}
+
+/// Runs one container, says so by making the file `ready`, and stays until it is killed.
+async fn agent(directory: &Path, cgroup_root: &str, ready: &Path) {
+    let engine = open(directory, cgroup_root).await;
     let sandbox = SandboxConfig {
         name: "pod".into(),
         hostname: "pod".into(),
@@ -56,12 +69,17 @@ async fn agent(directory: &Path, cgroup_root: &str, ready: &Path) {
         ..SandboxConfig::default()
     };
     let sandbox = engine.run_sandbox(sandbox).await.expect("a sandbox can be made").id;
-    let script = "echo begun; while [ ! -e /go ]; do sleep 0.05; done; echo done; exit 7";
+    let script = "echo begun; while [ ! -e /signals/go ]; do sleep 0.05; done; echo done; exit 7";
     let config = ContainerConfig {
         name: "c".into(),
         image: "busybox".into(),
         command: vec!["/bin/sh".into(), "-c".into(), script.into()],
         log_path: "c.log".into(),
+        mounts: vec![Mount {
+            host_path: directory.join("signals"),
+            container_path: "/signals".into(),
+            ..Mount::default()
+        }],
         ..ContainerConfig::default()
     };
     let id = engine.create_container(&sandbox, config).await.expect("a container can be made");

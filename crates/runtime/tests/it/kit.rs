@@ -114,7 +114,7 @@ impl Kit {
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(here.to_str().unwrap()), "a mount is left:\n{mounts}");
-        assert_eq!(processes_naming(here.to_str().unwrap()), Vec::<String>::new());
+        assert_eq!(processes_naming(here.to_str().unwrap()), Vec::new());
         for hierarchy in cgroup_hierarchies() {
             let root = hierarchy.join(self.cgroup_root.trim_start_matches('/'));
             for path in [root.join("kubepods"), root] {
@@ -175,13 +175,13 @@ pub(crate) async fn read_to_end(stream: Option<runtime::Reader>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-fn processes_naming(text: &str) -> Vec<String> {
+pub(crate) fn processes_naming(text: &str) -> Vec<(i32, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if line.contains(text) {
-            found.push(line);
+            found.push((entry.file_name().to_str().unwrap().parse().unwrap(), line));
         }
     }
     found
