@@ -1,6 +1,7 @@
 //! Asks a DNS server for an address: the hidden subcommand `dns-query SERVER NAME MILLISECONDS`, which `up`
 //! and `verify` run inside a node. Small enough to be here; a resolver would do a great deal more.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ const ATTEMPT: Duration = Duration::from_millis(250);
 
 /// Prints the address of a name.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "its answer is what it prints")]
-pub(crate) fn main(arguments: &[String]) -> ExitCode {
-    let outcome = match arguments {
+pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
+    let words: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
+    let outcome = match words[..] {
         [server, name, limit] => match (server.parse(), limit.parse()) {
             (Ok(server), Ok(limit)) => {
                 resolve(SocketAddr::new(server, 53), name, Duration::from_millis(limit))

@@ -14,28 +14,30 @@ mod state;
 mod ui;
 mod verify;
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // A container's shim lives as long as its container: nothing that it does not need may come before this.
-    if let Some(code) = runtime::helper_main(std::env::args_os()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // These are processes of one thread: they come before anything that could start another.
+    if let Some(code) = runtime::helper_main(arguments.iter().cloned()) {
         return code;
     }
-    let arguments: Vec<String> = std::env::args().collect();
-    // These are processes of one thread: they come before anything that could start another.
     if let Some(code) = provider::local::helper(&arguments) {
         return code;
     }
-    let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
-    match (name, arguments.get(1).map(String::as_str)) {
+    let called = arguments.first().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
+    // As a subcommand a program's name takes the place of the executable's.
+    let as_subcommand = || arguments.get(1..).unwrap_or_default().to_vec();
+    match (called, arguments.get(1).and_then(|argument| argument.to_str())) {
+        (Some("control-plane"), _) => control_plane::main(arguments),
+        (Some("node-agent"), _) => node_agent::main(arguments),
+        (_, Some("control-plane")) => control_plane::main(as_subcommand()),
+        (_, Some("node-agent")) => node_agent::main(as_subcommand()),
         (_, Some("dns-query")) => dns::main(&arguments[2..]),
-        (Some("control-plane"), _) => control_plane::main(std::env::args_os().collect()),
-        (_, Some("control-plane")) => control_plane::main(std::env::args_os().skip(1).collect()),
-        (Some("node-agent"), _) => node_agent::main(std::env::args_os()),
-        (_, Some("node-agent")) => node_agent::main(std::env::args_os().skip(1)),
         _ => provision(),
     }
 }

@@ -14,6 +14,7 @@ mod root;
 mod wait;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -43,10 +44,11 @@ const NODE_PATH: &str = "/opt/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// Runs a hidden subcommand if `arguments` name one. Called before any thread is there.
-pub(crate) fn helper(arguments: &[String]) -> Option<ExitCode> {
-    match arguments.get(1).map(String::as_str) {
+pub(crate) fn helper(arguments: &[OsString]) -> Option<ExitCode> {
+    let word = |index: usize| arguments.get(index).and_then(|argument| argument.to_str());
+    match word(1) {
         Some("node-launch") => Some(launch::main()),
-        Some("node-exec") => Some(exec::main(arguments.get(2).map_or("", String::as_str))),
+        Some("node-exec") => Some(exec::main(word(2).unwrap_or_default())),
         _ => None,
     }
 }
