@@ -50,11 +50,11 @@ pub(crate) async fn check(plan: &Plan, state: &State, home: &Home, ui: &Ui) -> R
     if journal.is_empty() {
         limits(nodes, ui)?;
     }
-    if bridge_filter() {
+    if bridge_filter() && Network::index("docker0")?.is_some() {
         ui.warn(
             "net.bridge.bridge-nf-call-iptables is 1 on this host: its firewall also sees traffic between nodes. \
-             Where its FORWARD policy is DROP (Docker sets it), allow the cluster's bridge: \
-             iptables -I FORWARD -i cl-+ -o cl-+ -j ACCEPT",
+             Docker sets its FORWARD policy to DROP; if nodes cannot reach each other: \
+             iptables -I DOCKER-USER -i cl-+ -o cl-+ -j ACCEPT",
         );
     }
     Ok(())

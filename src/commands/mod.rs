@@ -2,7 +2,7 @@
 
 mod down;
 mod generate;
-mod image;
+pub(crate) mod image;
 mod kubeconfig;
 mod logs;
 mod ready;
@@ -46,7 +46,7 @@ pub(crate) async fn run(cli: &Cli, ui: &Ui) -> Result<u8> {
         Command::Logs { machine, unit, console, tail } => {
             logs::run(&session, machine, unit.as_deref(), *console, *tail)?;
         }
-        Command::Image { action } => image::run(&session, action).await?,
+        Command::Image { action } => image::run(&session, action)?,
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             ui.answer(&format!("cluster {version}"), &serde_json::json!({ "version": version }));

@@ -116,9 +116,10 @@ pub(crate) fn check(document: &Document) -> Result<ClusterSpec, Vec<Problem>> {
     let mut checker = Checker::default();
     let name = check_name(&mut checker, name.as_ref());
     let provider = check_provider(&mut checker, provider.as_ref());
+    let nodes_place = place_of(network.as_ref(), |section| section.nodes.as_ref());
     let network = check_network(&mut checker, network.as_ref());
-    let masters = check_group(&mut checker, Role::Master, masters.as_ref(), &network, provider);
-    let workers = check_group(&mut checker, Role::Worker, workers.as_ref(), &network, provider);
+    let masters = check_group(&mut checker, Role::Master, masters.as_ref(), (&network, nodes_place), provider);
+    let workers = check_group(&mut checker, Role::Worker, workers.as_ref(), (&network, nodes_place), provider);
     check_addresses(&mut checker, document, &network, &masters, &workers);
     let mirrors = check_mirrors(&mut checker, registries.as_ref().map(|section| &section.mirrors));
     let os = check_os(&mut checker, os.as_ref(), provider);
@@ -242,7 +243,10 @@ fn check_network(checker: &mut Checker, section: Option<&NetworkSection>) -> Net
         if etcd.1 == Place::Default && !usable(nodes.0, etcd.0) { (offset(base, 2), etcd.1) } else { etcd };
     checker.inside("network.etcd", etcd, "network.nodes", nodes.0);
     let dns = checker.address("network.dns", dns.as_ref(), offset(services.0.network(), 10));
-    checker.inside("network.dns", dns, "network.services", services.0);
+    // The default one is there in every network that is large enough.
+    if dns.1 != Place::Default {
+        checker.inside("network.dns", dns, "network.services", services.0);
+    }
     if dns.0 == offset(services.0.network(), 1) {
         checker.wrong(
             dns.1,
@@ -374,6 +378,11 @@ fn check_load_balancers(
     default
 }
 
+/// Returns where a field of the network section was written.
+fn place_of(section: Option<&NetworkSection>, pick: fn(&NetworkSection) -> Option<&At<String>>) -> Place {
+    section.and_then(pick).map_or(Place::Default, |at| at.place)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Master,
@@ -384,7 +393,7 @@ fn check_group(
     checker: &mut Checker,
     role: Role,
     group: Option<&Group>,
-    network: &Network,
+    (network, nodes_place): (&Network, Place),
     provider: ProviderKind,
 ) -> Machines {
     let (section, first_offset, most) = match role {
@@ -426,7 +435,14 @@ fn check_group(
     );
     if count > 0 {
         let last = offset(first.0, count - 1);
-        if !usable(network.nodes, first.0) {
+        if !usable(network.nodes, first.0) && first.1 == Place::Default {
+            checker.wrong(
+                nodes_place,
+                "network.nodes",
+                format!("{} has no room for the {section}, who begin at {} unless told otherwise", network.nodes, first.0),
+                format!("a /24 or larger, or {section}.firstAddress"),
+            );
+        } else if !usable(network.nodes, first.0) {
             checker.inside(&field("firstAddress"), first, "network.nodes", network.nodes);
         } else if !usable(network.nodes, last) {
             let place = group.and_then(|group| group.count.as_ref()).map_or(first.1, |count| count.place);
@@ -593,9 +609,7 @@ fn check_addresses(
             .unwrap_or(Place::Default)
     };
     let section = document.network.as_ref();
-    let place = |pick: fn(&NetworkSection) -> Option<&At<String>>| {
-        section.and_then(pick).map_or(Place::Default, |at| at.place)
-    };
+    let place = |pick: fn(&NetworkSection) -> Option<&At<String>>| place_of(section, pick);
     let single = |address: Ipv4Addr| Some((u32::from(address), u32::from(address)));
     let users = [
         ("network.host", single(network.host), place(|s| s.host.as_ref())),
@@ -623,11 +637,13 @@ fn check_addresses(
                 } else {
                     (right, left, right_place)
                 };
+                // Defaults collide only in a network that is too small for them.
+                let at = if *at == Place::Default { place(|s| s.nodes.as_ref()) } else { *at };
                 checker.wrong(
-                    *at,
+                    at,
                     field,
                     format!("{shared} is also used by {other}"),
-                    format!("addresses of {} that {other} does not have", network.nodes),
+                    format!("addresses of {} beside those of {other}", network.nodes),
                 );
             }
         }

@@ -186,13 +186,6 @@ pub(crate) struct Overrides {
     pub(crate) service_network: Option<String>,
 }
 
-impl Overrides {
-    /// Returns whether no flag was given.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Reads a spec without checking what its values mean.
 ///
 /// # Errors
@@ -205,11 +198,71 @@ pub(crate) fn parse(text: &str) -> Result<Document, Problem> {
         let place = error
             .location()
             .map_or(Place::Default, |location| Place::File(location.line(), location.column()));
-        let wrong = error.without_snippet().to_string();
+        let message = error.without_snippet().to_string();
+        let written = match place {
+            Place::File(line, column) => written_at(text, line, column),
+            _ => "",
+        };
         // The library ends some messages with the place, which the problem carries by itself.
-        let wrong = wrong.split(" at line ").next().unwrap_or_default().trim().to_owned();
-        Problem { place, field: String::new(), wrong, right: "see examples/ for every field".into() }
+        let (wrong, right) = explain(message.split(" at line ").next().unwrap_or_default().trim(), written);
+        Problem { place, field: String::new(), wrong, right }
     })
+}
+
+/// Returns what stands at a place, to the end of its line.
+fn written_at(text: &str, line: u64, column: u64) -> &str {
+    let index = |number: u64| usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
+    let line = text.lines().nth(index(line)).unwrap_or_default();
+    let start = line.char_indices().nth(index(column)).map_or(line.len(), |(start, _)| start);
+    line[start..].trim_end_matches([' ', '}', ']', ','])
+}
+
+/// Says in words of this file's what the YAML library says in its own: what is wrong, and what would be right.
+fn explain(message: &str, written: &str) -> (String, String) {
+    if let Some((_, rest)) = message.split_once("unknown field `")
+        && let Some((field, rest)) = rest.split_once('`')
+    {
+        let known: Vec<&str> =
+            rest.split_once("one of ").map_or(Vec::new(), |(_, known)| known.split(", ").collect());
+        let nearest = known.iter().copied().min_by_key(|known| distance(field, known));
+        let right = match nearest {
+            Some(nearest) if distance(field, nearest) <= 2 => format!("{nearest}; known are {}", known.join(", ")),
+            _ => format!("one of {}", known.join(", ")),
+        };
+        return (format!("there is no field {field:?}"), right);
+    }
+    let said = |what: &str, right: &str| (format!("{written:?} {what}"), right.to_owned());
+    if message.contains("mapping start") {
+        said("is no section of fields", "lines of FIELD: VALUE, such as name: lab")
+    } else if message.contains("sequence start") {
+        said("is no list", "[VALUE, VALUE] or lines of - VALUE")
+    } else if message.contains("invalid i64") {
+        said("is no whole number", "digits, such as 1")
+    } else if message.contains("string scalar") {
+        said("is no text", "one word or line, in quotes where it has signs of YAML in it")
+    } else if message.contains("duplicate mapping key") {
+        said("is given twice", "each field once")
+    } else if message.contains("multiple YAML documents") {
+        ("a second document begins here".to_owned(), "one cluster a file".to_owned())
+    } else {
+        (format!("it is not YAML: {message}"), "see examples/ for specs of every kind".to_owned())
+    }
+}
+
+/// Returns how many letters have to change between two words, swapped neighbours counting once or twice.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.iter().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let replaced = corner + usize::from(left != right);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
 }
 
 /// Lays flags over a file.

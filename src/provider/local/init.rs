@@ -253,6 +253,14 @@ impl Init {
                 Err(error) => return Err(Error::from(error).within("reaping")),
             };
             // A process that is no unit's was orphaned: a shim's child, say. Reaping it is all that is due.
+            let unit = self.units.values().find(|unit| unit.status.pid == Some(pid.as_raw()));
+            let Some(name) = unit.map(|unit| unit.unit.name.clone()) else { continue };
+            // Its last words come before the word of its end.
+            for index in 0..self.pipes.len() {
+                if self.pipes[index].1 == name {
+                    self.copy_output(index);
+                }
+            }
             if let Some(unit) = self.units.values_mut().find(|unit| unit.status.pid == Some(pid.as_raw())) {
                 unit.ended(status, self.ending.is_some());
             }
