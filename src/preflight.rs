@@ -106,7 +106,8 @@ fn file_systems(known: &str, module: &dyn Fn(&str) -> bool) -> Result<()> {
 
 /// Checks that the controllers that pods need are mounted, whichever version they are of.
 fn control_groups(mounts: &str, controllers: &str) -> Result<()> {
-    let mounted = |kind: &'static str| mounts.lines().filter(move |line| line.contains(&format!(" - {kind} ")));
+    let mounted =
+        |kind: &'static str| mounts.lines().filter(move |line| line.contains(&format!(" - {kind} ")));
     let unified = mounted("cgroup2").next().is_some();
     let legacy: Vec<&str> = mounted("cgroup")
         .filter_map(|line| line.rsplit(' ').next())
@@ -123,9 +124,7 @@ fn control_groups(mounts: &str, controllers: &str) -> Result<()> {
         }
         let error = Error::user(format!("the control groups of {controller} cannot be used"));
         return Err(if enabled {
-            error
-                .because("no hierarchy with it is mounted")
-                .hint("mount -t cgroup2 none /sys/fs/cgroup")
+            error.because("no hierarchy with it is mounted").hint("mount -t cgroup2 none /sys/fs/cgroup")
         } else {
             error
                 .because("the kernel has it switched off")
@@ -183,18 +182,24 @@ fn networks(spec: &ClusterSpec, occupied: &[Occupied], others: &[(String, Ipv4Ne
     let network = &spec.network;
     for (other, nodes) in others {
         if overlap(*nodes, network.nodes) {
-            return Err(Error::user(format!("network.nodes {} overlaps that of the cluster {other}", network.nodes))
-                .because(format!("{other} has {nodes}"))
-                .hint(suggestion(spec, occupied, others)));
+            return Err(Error::user(format!(
+                "network.nodes {} overlaps that of the cluster {other}",
+                network.nodes
+            ))
+            .because(format!("{other} has {nodes}"))
+            .hint(suggestion(spec, occupied, others)));
         }
     }
     // Pods and services are within the nodes only: the host has no route to them, and nodes reach what is
     // behind the host by its address. Only a network that the host is *in* would be hidden from nodes.
-    for (field, wanted) in
-        [("network.nodes", network.nodes), ("network.pods", network.pods), ("network.services", network.services)]
-    {
+    for (field, wanted) in [
+        ("network.nodes", network.nodes),
+        ("network.pods", network.pods),
+        ("network.services", network.services),
+    ] {
         let Some(taken) = occupied.iter().find(|taken| overlap(taken.network, wanted)) else { continue };
-        let what = if taken.interface == "docker0" { "Docker's bridge docker0" } else { taken.interface.as_str() };
+        let what =
+            if taken.interface == "docker0" { "Docker's bridge docker0" } else { taken.interface.as_str() };
         return Err(Error::user(format!("{field} {wanted} overlaps {} of this host", taken.network))
             .because(format!("{} is reached through {what}", taken.network))
             .hint(if field == "network.nodes" {
@@ -229,16 +234,21 @@ fn free_network(spec: &ClusterSpec, occupied: &[Occupied], others: &[(String, Ip
 fn memory(meminfo: &str, plan: &Plan) -> Result<()> {
     let available = meminfo
         .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        })
         .map(|kilobytes| kilobytes << 10);
     let masters = plan.masters().count() as u64;
     let workers = plan.machines.len() as u64 - masters;
     let needed = masters * MASTER_MEMORY + workers * WORKER_MEMORY;
     match available {
-        Some(available) if available < needed => {
-            Err(Error::user(format!("{} MiB of memory are free, and {} nodes need {} MiB", available >> 20, masters + workers, needed >> 20))
-                .hint("end other programs, or ask for fewer workers"))
-        }
+        Some(available) if available < needed => Err(Error::user(format!(
+            "{} MiB of memory are free, and {} nodes need {} MiB",
+            available >> 20,
+            masters + workers,
+            needed >> 20
+        ))
+        .hint("end other programs, or ask for fewer workers")),
         _ => Ok(()),
     }
 }
@@ -257,18 +267,23 @@ fn limits(nodes: u64, ui: &Ui) -> Result<()> {
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
         .context("reading the limit of open files")?;
     if most < FILES_PER_NODE * 8 {
-        ui.warn(&format!("a process may open {most} files only; busy nodes may need more: raise `ulimit -Hn`"));
+        ui.warn(&format!(
+            "a process may open {most} files only; busy nodes may need more: raise `ulimit -Hn`"
+        ));
     }
     let all = read("/proc/sys/fs/file-max")?;
     if all < nodes * FILES_PER_NODE * 8 {
-        return Err(Error::user(format!("this host allows {all} open files in all, too few for {nodes} nodes"))
-            .hint("sysctl -w fs.file-max=1000000"));
+        return Err(Error::user(format!(
+            "this host allows {all} open files in all, too few for {nodes} nodes"
+        ))
+        .hint("sysctl -w fs.file-max=1000000"));
     }
     Ok(())
 }
 
 fn bridge_filter() -> bool {
-    std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|value| value.trim() == "1")
+    std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        .is_ok_and(|value| value.trim() == "1")
 }
 
 #[cfg(test)]
@@ -295,7 +310,10 @@ mod tests {
     #[test]
     fn an_address_range_that_the_host_uses_is_refused_with_a_free_one() {
         let docker = [taken("172.17.0.0/16", "docker0")];
-        says(networks(&spec(""), &docker, &[]), &["172.17.4.0/24 overlaps 172.17.0.0/16", "docker0", "172.18.4.0/24 is free"]);
+        says(
+            networks(&spec(""), &docker, &[]),
+            &["172.17.4.0/24 overlaps 172.17.0.0/16", "docker0", "172.18.4.0/24 is free"],
+        );
         let office = [taken("10.0.0.0/8", "eth0")];
         says(networks(&spec(""), &office, &[]), &["network.pods 10.2.0.0/16", "eth0", "cluster.yaml"]);
         networks(&spec(""), &[taken("192.0.2.0/24", "eth0")], &[]).unwrap();
@@ -304,7 +322,10 @@ mod tests {
     #[test]
     fn the_network_of_another_cluster_is_refused() {
         let others = [("one".to_owned(), "172.17.4.0/24".parse().unwrap())];
-        says(networks(&spec("name: two"), &[], &others), &["that of the cluster one", "--name two --node-network 172.18.4.0/24"]);
+        says(
+            networks(&spec("name: two"), &[], &others),
+            &["that of the cluster one", "--name two --node-network 172.18.4.0/24"],
+        );
     }
 
     #[test]

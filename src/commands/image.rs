@@ -44,7 +44,9 @@ pub(super) fn run(session: &Session<'_>, action: &Image) -> Result<()> {
         }
         Image::Rm { image } => {
             if store.find(image).context("looking for the image")?.is_none() {
-                return Err(Error::user(format!("there is no image {image}")).hint("`cluster image ls` lists them"));
+                return Err(
+                    Error::user(format!("there is no image {image}")).hint("`cluster image ls` lists them")
+                );
             }
             store.remove(image).context(format!("removing {image}"))?;
             session.ui.note(&format!("removed {image}"));

@@ -118,8 +118,10 @@ pub(crate) fn check(document: &Document) -> Result<ClusterSpec, Vec<Problem>> {
     let provider = check_provider(&mut checker, provider.as_ref());
     let nodes_place = place_of(network.as_ref(), |section| section.nodes.as_ref());
     let network = check_network(&mut checker, network.as_ref());
-    let masters = check_group(&mut checker, Role::Master, masters.as_ref(), (&network, nodes_place), provider);
-    let workers = check_group(&mut checker, Role::Worker, workers.as_ref(), (&network, nodes_place), provider);
+    let masters =
+        check_group(&mut checker, Role::Master, masters.as_ref(), (&network, nodes_place), provider);
+    let workers =
+        check_group(&mut checker, Role::Worker, workers.as_ref(), (&network, nodes_place), provider);
     check_addresses(&mut checker, document, &network, &masters, &workers);
     let mirrors = check_mirrors(&mut checker, registries.as_ref().map(|section| &section.mirrors));
     let os = check_os(&mut checker, os.as_ref(), provider);
@@ -439,7 +441,10 @@ fn check_group(
             checker.wrong(
                 nodes_place,
                 "network.nodes",
-                format!("{} has no room for the {section}, who begin at {} unless told otherwise", network.nodes, first.0),
+                format!(
+                    "{} has no room for the {section}, who begin at {} unless told otherwise",
+                    network.nodes, first.0
+                ),
                 format!("a /24 or larger, or {section}.firstAddress"),
             );
         } else if !usable(network.nodes, first.0) {

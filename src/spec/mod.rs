@@ -226,7 +226,9 @@ fn explain(message: &str, written: &str) -> (String, String) {
             rest.split_once("one of ").map_or(Vec::new(), |(_, known)| known.split(", ").collect());
         let nearest = known.iter().copied().min_by_key(|known| distance(field, known));
         let right = match nearest {
-            Some(nearest) if distance(field, nearest) <= 2 => format!("{nearest}; known are {}", known.join(", ")),
+            Some(nearest) if distance(field, nearest) <= 2 => {
+                format!("{nearest}; known are {}", known.join(", "))
+            }
             _ => format!("one of {}", known.join(", ")),
         };
         return (format!("there is no field {field:?}"), right);

@@ -35,11 +35,8 @@ ssh: { user: core, publicKey: ssh-ed25519 AAAA me }
 #[test]
 fn flags_win_over_the_file() {
     let mut document = parse("name: a\nworkers: { count: 1 }\nnetwork: { pods: 10.8.0.0/16 }").unwrap();
-    let flags = Overrides {
-        workers: Some(3),
-        node_network: Some("172.30.0.0/24".into()),
-        ..Overrides::default()
-    };
+    let flags =
+        Overrides { workers: Some(3), node_network: Some("172.30.0.0/24".into()), ..Overrides::default() };
     overlay(&mut document, Some("b"), &flags);
     let spec = check(&document).unwrap();
     assert_eq!((spec.name.as_str(), spec.workers.count), ("b", 3));
