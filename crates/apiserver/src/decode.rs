@@ -1,4 +1,4 @@
-//! From a request's body to a JSON value: JSON or YAML, with every duplicate key noted.
+//! From a request's body to a JSON value: JSON, YAML or protobuf; what strict decoding objects to is noted.
 
 use api::status::{Reason, Status};
 use bytes::Bytes;
@@ -29,6 +29,10 @@ pub(crate) fn object(headers: &HeaderMap, body: &Bytes) -> Result<Decoded, Statu
     let decoded = match media_type(headers) {
         "" | "application/json" => json(body)?,
         "application/yaml" => yaml(body)?,
+        "application/vnd.kubernetes.protobuf" => {
+            let value = api::protobuf::decode(body).map_err(|error| no_type(&error.to_string()))?;
+            Decoded { value, problems: Vec::new() }
+        }
         _ => return Err(Status::unsupported_media_type(&READ)),
     };
     if decoded.value.is_object() { Ok(decoded) } else { Err(no_type("not an object")) }

@@ -1,6 +1,7 @@
 //! Work on the repository itself.
 //!
 //!     cargo xtask facts DIRECTORY      writes crates/api/src/facts/*.txt from a directory with upstream's swagger.json
+//!                                   and protobuf-fields.json
 //!
 //! What is written are facts (names, verbs, types, merge keys), no text of upstream's documents.
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 mod kinds;
+mod protobuf;
 mod schema;
 
 fn main() -> Result<()> {
@@ -28,6 +30,10 @@ fn facts(directory: &Path) -> Result<()> {
     let kinds = kinds::extract(&swagger)?;
     fs_err::write(target.join("kinds.txt"), kinds::render(&kinds))?;
     fs_err::write(target.join("schema.txt"), schema::render(&swagger)?)?;
+    let source = directory.join("protobuf-fields.json");
+    let messages: serde_json::Value = serde_json::from_slice(&fs_err::read(&source)?)
+        .with_context(|| format!("parsing {}", source.display()))?;
+    fs_err::write(target.join("protobuf.txt"), protobuf::render(&messages, &swagger)?)?;
     Ok(())
 }
 
