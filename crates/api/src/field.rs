@@ -177,7 +177,7 @@ pub fn quote(text: &str) -> String {
             '\u{b}' => quoted.push_str("\\v"),
             '\u{c}' => quoted.push_str("\\f"),
             c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => {
-                quoted.push_str(&format!("\\x{:02x}", u32::from(c)))
+                quoted.push_str(&format!("\\x{:02x}", u32::from(c)));
             }
             c => quoted.push(c),
         }

@@ -16,7 +16,7 @@ pub use scale::ScalePaths;
 pub use strategy::{Read, SelectableField, Strategy};
 pub(crate) use strategy::{drop_status, keep_other_parts};
 pub(crate) use table::{AGE, NAME};
-pub use table::{Cells, Column, Table};
+pub use table::{Cells, CellsFn, Column, Table};
 
 /// A set of kinds.
 #[derive(Debug, Clone, Default)]

@@ -49,9 +49,9 @@ pub enum Type {
     /// Any JSON value.
     Any,
     /// A list of values.
-    List(&'static Type),
+    List(&'static Self),
     /// A map from names to values.
-    Map(&'static Type),
+    Map(&'static Self),
     /// A value of a definition.
     Ref(DefinitionId),
 }

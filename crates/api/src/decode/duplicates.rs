@@ -21,8 +21,8 @@ pub fn parse(text: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
 /// The way from the root, as a list on the stack: most documents never need it as text.
 enum Path<'a> {
     Root,
-    Field(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
+    Field(&'a Self, &'a str),
+    Index(&'a Self, usize),
 }
 
 impl fmt::Display for Path<'_> {

@@ -130,7 +130,7 @@ pub(super) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
 pub(super) fn cidr_within(inner: (IpAddr, u8), outer: (IpAddr, u8)) -> bool {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
-        IpAddr::V6(address) => (u128::from(Ipv6Addr::to_bits(address)), 128),
+        IpAddr::V6(address) => (Ipv6Addr::to_bits(address), 128),
     };
     let ((a, family_a), (b, family_b)) = (bits(inner.0), bits(outer.0));
     let mask = if outer.1 == 0 { 0 } else { u128::MAX << (128 - u32::from(outer.1)) };

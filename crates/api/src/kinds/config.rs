@@ -166,10 +166,10 @@ fn validate_secret(secret: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
         "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
-        "kubernetes.io/basic-auth" => {
-            if secret["data"].get("username").is_none() && secret["data"].get("password").is_none() {
-                need(&["username", "password"]);
-            }
+        "kubernetes.io/basic-auth"
+            if ["username", "password"].iter().all(|key| secret["data"].get(*key).is_none()) =>
+        {
+            need(&["username", "password"]);
         }
         _ => {}
     }

@@ -19,7 +19,7 @@ pub(super) fn describe(kind: &mut Kind) {
     kind.strategy = Strategy {
         default: |_, object| {
             each_mut(object, "subsets", |subset| {
-                each_mut(subset, "ports", |port| default(port, "protocol", "TCP"))
+                each_mut(subset, "ports", |port| default(port, "protocol", "TCP"));
             });
         },
         validate: |_, object, errors| validate(object, errors),

@@ -77,13 +77,16 @@ pub(crate) const NAME: Column =
 /// The last column of most tables.
 pub(crate) const AGE: Column = Column::text("Age", "How long ago the object was created.");
 
+/// A function that makes the cells of a row.
+pub type CellsFn = dyn Fn(&Value, Timestamp) -> Vec<Value> + Send + Sync;
+
 /// How the cells of a row are made: from the object and the present time.
 #[derive(Clone)]
 pub enum Cells {
     /// By a function.
     Function(fn(&Value, Timestamp) -> Vec<Value>),
     /// By a closure: the columns of a custom kind.
-    Closure(Arc<dyn Fn(&Value, Timestamp) -> Vec<Value> + Send + Sync>),
+    Closure(Arc<CellsFn>),
 }
 
 impl std::fmt::Debug for Cells {

@@ -477,9 +477,9 @@ mod tests {
 
     #[test]
     fn an_absent_selector_matches_nothing_and_an_empty_one_everything() {
-        assert!(!Selector::from_object(&Value::Null).unwrap().matches(&json!({"a": "b"})));
+        assert!(!Selector::from_object(&Value::Null).unwrap().matches(json!({"a": "b"})));
         assert!(Selector::from_object(&json!({})).unwrap().matches(&Value::Null));
-        assert!(!Selector::from_map(&json!({})).matches(&json!({"a": "b"})));
+        assert!(!Selector::from_map(&json!({})).matches(json!({"a": "b"})));
         let selector =
             json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "Exists"}]});
         let selector = Selector::from_object(&selector).unwrap();

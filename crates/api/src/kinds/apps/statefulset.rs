@@ -101,7 +101,7 @@ fn validate(set: &Value, errors: &mut Errors) {
             }
         }
         "RollingUpdate" => {
-            check::not_negative(&strategy["rollingUpdate"], "partition", &at.child("rollingUpdate"), errors)
+            check::not_negative(&strategy["rollingUpdate"], "partition", &at.child("rollingUpdate"), errors);
         }
         other => errors.invalid(&at, other, "must be 'RollingUpdate' or 'OnDelete'"),
     }

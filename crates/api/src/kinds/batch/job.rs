@@ -18,6 +18,8 @@ pub(in crate::kinds) fn describe(kind: &mut Kind) {
         prepare_create: |kind, job| {
             crate::registry::drop_status(kind, job);
             own_selector(job);
+            // The labels that the pods now have are also the job's own, if it has none.
+            defaults(job);
         },
         validate: |_, job, errors| {
             validate_spec(&job["spec"], &Path::new("spec"), true, errors);

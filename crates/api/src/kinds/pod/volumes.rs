@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::super::check;
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::quantity::Quantity;
 use crate::value::{int, list, text};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -41,15 +42,8 @@ fn source(volume: &Value, path: &Path, errors: &mut Errors) {
             continue;
         }
         match key.as_str() {
-            "emptyDir" => {
-                if crate::quantity::Quantity::read(&source["sizeLimit"])
-                    .is_some_and(|limit| limit.signum() < 0)
-                {
-                    errors.forbidden(
-                        &at.child("sizeLimit"),
-                        "SizeLimit field must be a valid resource quantity",
-                    );
-                }
+            "emptyDir" if Quantity::read(&source["sizeLimit"]).is_some_and(|limit| limit.signum() < 0) => {
+                errors.forbidden(&at.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
             }
             "hostPath" => host_path(source, &at, errors),
             "secret" => {
