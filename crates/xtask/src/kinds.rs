@@ -138,3 +138,35 @@ fn connected(plural: &str, subresource: &str) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn paths_become_one_line_a_kind() {
+        let operation = |action: &str, group: &str, kind: &str| {
+            let kind = json!({"group": group, "version": "v1", "kind": kind});
+            json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": kind})
+        };
+        let swagger = json!({"paths": {
+            "/apis/a.io/v1/namespaces/{namespace}/things": {"get": operation("list", "a.io", "Thing"), "post": operation("post", "a.io", "Thing")},
+            "/apis/a.io/v1/namespaces/{namespace}/things/{name}": {"put": operation("put", "a.io", "Thing")},
+            "/apis/a.io/v1/namespaces/{namespace}/things/{name}/scale": {"get": operation("get", "autoscaling", "Scale")},
+            "/apis/a.io/v1/watch/things": {"get": operation("watchlist", "a.io", "Thing")},
+            "/apis/a.io/v1beta1/things": {"get": operation("list", "a.io", "Thing")},
+            "/api/v1/nodes": {"get": operation("list", "", "Node")},
+        }});
+        let text = render(&extract(&swagger).unwrap());
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "- v1 Node nodes C list",
+                "a.io v1 Thing things N create,list,update,watch scale:get:autoscaling/v1/Scale"
+            ]
+        );
+    }
+}

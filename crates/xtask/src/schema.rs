@@ -77,7 +77,7 @@ fn definition(name: &str, definition: &Value, text: &mut String) -> Result<()> {
     let shared = kinds.len() > 2;
     for kind in kinds {
         let group = kind["group"].as_str().unwrap_or_default();
-        if stable_kind(kind) && !(shared && !group.is_empty()) {
+        if stable_kind(kind) && (group.is_empty() || !shared) {
             let group = if group.is_empty() { "-" } else { group };
             *text += &format!(" {group}/{}/{}", str_of(kind, "version")?, str_of(kind, "kind")?);
         }
@@ -140,4 +140,42 @@ fn short(name: &str) -> &str {
 
 fn str_of<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
     value[key].as_str().with_context(|| format!("no {key}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn definitions_that_stable_kinds_reach_are_written_compactly() {
+        let swagger = json!({"definitions": {
+            "io.k8s.api.a.v1.Thing": {
+                "type": "object",
+                "required": ["parts"],
+                "x-kubernetes-group-version-kind": [{"group": "a.io", "version": "v1", "kind": "Thing"}],
+                "properties": {
+                    "parts": {"type": "array", "items": {"$ref": "#/definitions/io.k8s.api.a.v1.Part"},
+                        "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                        "x-kubernetes-patch-strategy": "merge", "x-kubernetes-patch-merge-key": "name"},
+                    "data": {"type": "object", "additionalProperties": {"type": "string", "format": "byte"}},
+                },
+            },
+            "io.k8s.api.a.v1.Part": {"type": "object", "properties": {"count": {"type": "integer", "format": "int64"}}},
+            "io.k8s.api.a.v1.Other": {"type": "object"},
+        }});
+        let text = render(&swagger).unwrap();
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "@api.a.v1.Part object",
+                "count l",
+                "@api.a.v1.Thing object a.io/v1/Thing",
+                "data {y",
+                "!parts [#api.a.v1.Part list=map:name patch=merge:name",
+            ]
+        );
+    }
 }

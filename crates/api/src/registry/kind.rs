@@ -166,6 +166,18 @@ impl Kind {
         self.scope == Scope::Namespaced
     }
 
+    /// Returns what clients of a deprecated version are told with every answer (`Warning` header).
+    #[must_use]
+    pub fn deprecation(&self) -> Option<&'static str> {
+        match (self.group.as_ref(), self.kind.as_ref()) {
+            ("", "Endpoints") => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+            _ => None,
+        }
+    }
+
     /// Writes `apiVersion` and `kind` of this descriptor into an object.
     pub fn stamp(&self, object: &mut Value) {
         value::set(object, "apiVersion", self.api_version());

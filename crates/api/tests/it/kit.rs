@@ -14,7 +14,8 @@ pub(crate) fn read(manifest: &str) -> Value {
 
 /// Finds the kind of an object.
 pub(crate) fn kind_of(object: &Value) -> Arc<Kind> {
-    let (version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
+    let text = |key: &str| object[key].as_str().unwrap_or_else(|| panic!("no {key} in {object}"));
+    let (version, kind) = (text("apiVersion"), text("kind"));
     builtin().of(version, kind).unwrap_or_else(|| panic!("no kind {version} {kind}")).clone()
 }
 
@@ -57,7 +58,7 @@ fn merge(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = serde_json::json!({});
     }
-    let map = target.as_object_mut().unwrap();
+    let map = target.as_object_mut().expect("it was just made one");
     for (key, value) in patch {
         if value.is_null() {
             map.remove(key);
