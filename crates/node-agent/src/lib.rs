@@ -9,6 +9,8 @@ mod config;
 #[cfg(target_os = "linux")]
 mod http;
 #[cfg(target_os = "linux")]
+mod kubelet;
+#[cfg(target_os = "linux")]
 mod node;
 #[cfg(target_os = "linux")]
 mod objects;
@@ -18,6 +20,8 @@ mod pods;
 mod quantity;
 #[cfg(target_os = "linux")]
 mod run;
+#[cfg(target_os = "linux")]
+mod streaming;
 #[cfg(target_os = "linux")]
 mod volumes;
 #[cfg(target_os = "linux")]

@@ -12,11 +12,13 @@ use machinery::clock::SharedClock;
 use machinery::names::Random;
 use machinery::tasks::Tasks;
 use runtime::Runtime;
+use runtime::builtin::{Engine, EngineConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::config::{Config, RuntimeChoice};
+use crate::kubelet;
 use crate::node::{self, Health, Machine};
 use crate::objects::Objects;
 use crate::pods::{self, Images, Pods};
@@ -90,9 +92,10 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     let _end = tasks.token().drop_guard();
     let (sandbox_network, opened) = NodeNetwork::new();
     let machine = Machine::read(&config.data_directory);
+    let listener = kubelet::listen(&config).await.context("opening the kubelet API")?;
     let (client, runtime) = tokio::try_join!(
         async { client::connect::from_kubeconfig(&config.kubeconfig).await.context("connecting to the API") },
-        open_runtime(&config, sandbox_network)
+        open_runtime(&config, sandbox_network, &clock, &random)
     )?;
     let version = node::runtime_version(runtime.as_ref()).await.context("asking the container runtime")?;
     let informers = Informers::new(client.clone(), clock.clone(), random.clone(), tasks.clone());
@@ -125,6 +128,7 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     tasks.spawn("service proxy", wiring::proxy(agent.clone(), feeds.clone()));
     tasks.spawn("cluster DNS", wiring::dns(agent.clone(), feeds.clone()));
     tasks.spawn("load balancer", wiring::load_balancer(agent.clone(), feeds));
+    tasks.spawn("kubelet API", kubelet::serve(agent.clone(), listener));
     machinery::service::notify_ready().context("telling the init that the node is ready")?;
     tokio::select! {
         outcome = pods::run(agent, own_pods) => outcome.context("running pods"),
@@ -132,11 +136,28 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     }
 }
 
-async fn open_runtime(config: &Config, network: NodeNetwork) -> anyhow::Result<Arc<dyn Runtime>> {
+async fn open_runtime(
+    config: &Config,
+    network: NodeNetwork,
+    clock: &SharedClock,
+    random: &Random,
+) -> anyhow::Result<Arc<dyn Runtime>> {
     match config.runtime {
         RuntimeChoice::Builtin => {
-            drop(network);
-            bail!("the built-in container engine is not part of this build")
+            let engine = Engine::open(EngineConfig {
+                data_directory: config.data_directory.join("engine"),
+                run_directory: config.run_directory.clone(),
+                image_directory: config.image_directory.clone(),
+                cgroup_root: config.cgroup_root.clone(),
+                registry_mirrors: config.registry_mirrors.clone(),
+                shim_executable: "/proc/self/exe".into(),
+                network: Arc::new(network),
+                clock: clock.clone(),
+                random: random.clone(),
+            })
+            .await
+            .context("opening the container engine")?;
+            Ok(Arc::new(engine))
         }
         RuntimeChoice::Cri => {
             bail!("runtime \"cri\" is not built yet; use \"builtin\" in the node agent's configuration")

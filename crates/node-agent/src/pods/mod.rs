@@ -25,4 +25,4 @@ pub(crate) use env::{field_value, references as environment_references, resource
 pub(crate) use images::Images;
 pub(crate) use manager::{Pods, Snapshot, informer, run};
 pub(crate) use model::{Verdict, find_container};
-pub(crate) use sandbox::{HOST_PORTS, parse_resolv_conf};
+pub(crate) use sandbox::HOST_PORTS;

@@ -53,14 +53,12 @@ pub(crate) fn class(spec: &PodSpec) -> Qos {
     }
 }
 
-/// Returns the pod's control group below `root`.
-pub(crate) fn cgroup_parent(root: &str, qos: Qos, uid: &str) -> String {
-    let root = root.trim_matches('/');
-    let root = if root.is_empty() { String::new() } else { format!("/{root}") };
+/// Returns the pod's control group, below the one that the engine was given as its root.
+pub(crate) fn cgroup_parent(qos: Qos, uid: &str) -> String {
     match qos {
-        Qos::Guaranteed => format!("{root}/kubepods/pod{uid}"),
-        Qos::Burstable => format!("{root}/kubepods/burstable/pod{uid}"),
-        Qos::BestEffort => format!("{root}/kubepods/besteffort/pod{uid}"),
+        Qos::Guaranteed => format!("/pod{uid}"),
+        Qos::Burstable => format!("/burstable/pod{uid}"),
+        Qos::BestEffort => format!("/besteffort/pod{uid}"),
     }
 }
 
@@ -186,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_pod_group_sits_below_its_class() {
-        assert_eq!(cgroup_parent("/", Qos::BestEffort, "u"), "/kubepods/besteffort/podu");
-        assert_eq!(cgroup_parent("agent", Qos::Guaranteed, "u"), "/agent/kubepods/podu");
+        assert_eq!(cgroup_parent(Qos::BestEffort, "u"), "/besteffort/podu");
+        assert_eq!(cgroup_parent(Qos::Guaranteed, "u"), "/podu");
     }
 }

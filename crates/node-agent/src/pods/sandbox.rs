@@ -43,7 +43,7 @@ pub(crate) fn config(config: &Config, pod: &Pod, attempt: u32, node_dns: &DnsCon
             ipc: spec.host_ipc == Some(true),
         },
         share_processes: spec.share_process_namespace == Some(true),
-        cgroup_parent: resources::cgroup_parent(&config.cgroup_root, resources::class(&spec), &uid),
+        cgroup_parent: resources::cgroup_parent(resources::class(&spec), &uid),
         sysctls: spec
             .security_context
             .iter()
