@@ -24,7 +24,12 @@ const LET_GO: Duration = Duration::from_secs(10);
 const MOST_TRIES: u32 = 20;
 
 impl Inner {
-    pub(super) async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String> {
+    pub(super) async fn create_container(
+        self: &Arc<Self>,
+        sandbox_id: &str,
+        config: ContainerConfig,
+    ) -> Result<String> {
+        self.warm_up();
         let sandbox = self.sandbox(sandbox_id)?;
         let pod = sandbox.record();
         if !pod.ready {

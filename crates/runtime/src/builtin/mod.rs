@@ -90,6 +90,8 @@ struct Inner {
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     events: broadcast::Sender<ContainerEvent>,
+    /// What is being fetched, by name and user.
+    pulls: Mutex<BTreeMap<(String, String), pull::Pull>>,
     /// The watchers of shims.
     tasks: Tasks,
 }
@@ -124,6 +126,7 @@ impl Engine {
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
             events: broadcast::channel(EVENTS).0,
+            pulls: Mutex::default(),
             tasks: Tasks::new(CancellationToken::new()),
             config,
         });
@@ -172,6 +175,13 @@ impl Inner {
         let event = ContainerEvent { id: id.to_owned(), sandbox_id: sandbox_id.to_owned(), kind };
         // Without a reader there is nobody to miss it.
         drop(self.events.send(event));
+    }
+
+    /// Prepares for a container that will soon be started.
+    fn warm_up(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        // Nobody waits for it: when it is late, entering the group takes as long as it would have anyway.
+        drop(tokio::task::spawn_blocking(move || this.cgroups.warm_up()));
     }
 
     /// Runs what blocks (the file system, mostly) where it may.

@@ -19,7 +19,8 @@ const RESOLV_CONF: &str = "resolv.conf";
 const HOSTNAME: &str = "hostname";
 
 impl Inner {
-    pub(super) async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
+    pub(super) async fn run_sandbox(self: &Arc<Self>, config: SandboxConfig) -> Result<SandboxStatus> {
+        self.warm_up();
         let id = self.new_id();
         let data = self.config.data_directory.join("sandboxes").join(&id);
         let run = self.config.run_directory.join("sandboxes").join(&id);

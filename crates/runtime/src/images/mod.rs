@@ -8,12 +8,14 @@ mod copy;
 mod executable;
 mod load;
 mod model;
+mod pull;
 mod reference;
 mod store;
 mod unpack;
 
 pub use executable::from_executable;
 pub use load::{load, load_directory, load_reader};
+pub use pull::pull;
 pub use reference::Reference;
 pub use store::Store;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Why a runtime call failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no such sandbox, container or image.

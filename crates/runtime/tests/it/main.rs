@@ -4,4 +4,5 @@ mod isolation;
 mod kit;
 mod life;
 mod recovery;
+mod registry;
 mod sessions;
