@@ -1,11 +1,14 @@
 //! The bodies of responses: whole, a list that is put together while it is sent, or a stream.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures::Stream;
 use http_body::{Frame, SizeHint};
 
@@ -13,6 +16,9 @@ use crate::cache::Object;
 
 /// How much of a list is put together at a time.
 const BLOCK: usize = 64 << 10;
+
+/// Bodies below this size are not worth compressing.
+const GZIP_FROM: u64 = 128 << 10;
 
 /// An error of a body that has begun: the connection is cut, which is all that can be said then.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -44,6 +50,38 @@ impl Body {
     /// A stream of frames; each is sent as soon as it is there.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Self(Inner::Stream(Box::pin(stream)))
+    }
+
+    /// Compresses the body while it is sent. Returns it as it is when it is too small to be worth it or has no known size.
+    pub(crate) fn gzip(self) -> Result<Self, Self> {
+        let size = http_body::Body::size_hint(&self).exact().unwrap_or(0);
+        if size < GZIP_FROM {
+            return Err(self);
+        }
+        let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let blocks = futures::stream::unfold((self, Some(encoder)), |(mut body, mut encoder)| async move {
+            loop {
+                let mut working = encoder.take()?;
+                let frame =
+                    std::future::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
+                let out = match frame.await {
+                    Some(Ok(frame)) => {
+                        let data = frame.into_data().unwrap_or_default();
+                        working.write_all(&data).map(|()| std::mem::take(working.get_mut())).inspect(|_| {
+                            encoder = Some(working);
+                        })
+                    }
+                    Some(Err(error)) => return Some((Err(error), (body, None))),
+                    None => working.finish(),
+                };
+                match out {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) => return Some((Ok(Bytes::from(bytes)), (body, encoder))),
+                    Err(error) => return Some((Err(error.into()), (body, None))),
+                }
+            }
+        });
+        Ok(Self::stream(blocks))
     }
 
     /// `head`, the objects' bytes with commas between, `]}`.

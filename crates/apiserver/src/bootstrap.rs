@@ -68,7 +68,7 @@ fn lacks(present: &Value, wanted: &Value) -> bool {
 }
 
 /// The service through which pods reach this API, and where it leads.
-async fn own_service(server: &Arc<ApiServer>) -> Result<(), Status> {
+pub(crate) async fn own_service(server: &Arc<ApiServer>) -> Result<(), Status> {
     let config = &server.config;
     let (address, port) = (config.advertise_address, config.port);
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});

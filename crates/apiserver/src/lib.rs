@@ -14,7 +14,9 @@ mod config;
 mod decode;
 mod discovery;
 mod identity;
+mod metrics;
 mod negotiate;
+mod openapi;
 mod path;
 mod paths;
 mod proxy;
@@ -23,6 +25,7 @@ mod rest;
 mod server;
 mod services;
 pub mod testing;
+mod upkeep;
 mod watch;
 
 pub use access::UserInfo;

@@ -27,6 +27,16 @@ pub(crate) async fn dispatch(call: &Call) -> Result<Response<Body>, Status> {
             false,
         )),
         ["api" | "apis", ..] => crate::discovery::dispatch(call, &segments),
+        ["openapi", rest @ ..] => crate::openapi::dispatch(call, rest).await,
+        ["metrics"] => Ok(respond::text(StatusCode::OK, crate::metrics::render(&call.server))),
+        ["openid", "v1", "jwks"] => {
+            Ok(respond::encode(StatusCode::OK, Format::Json, &call.server.tokens.jwks(), false))
+        }
+        [".well-known", "openid-configuration"] => {
+            let config = &call.server.config;
+            let base = format!("https://{}:{}", config.advertise_address, config.port);
+            Ok(respond::encode(StatusCode::OK, Format::Json, &call.server.tokens.discovery(&base), false))
+        }
         ["version"] => Ok(respond::encode(StatusCode::OK, Format::Json, &version(), true)),
         [check @ ("healthz" | "livez" | "readyz"), rest @ ..] => health(call, check, rest).await,
         _ => Err(Status::no_such_resource()),

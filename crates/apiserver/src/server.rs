@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api::openapi::Documents;
 use api::registry::Registry;
 use api::status::Status;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::FutureExt;
+use http::header::CONTENT_ENCODING;
 use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -29,6 +31,7 @@ use crate::body::Body;
 use crate::cache::{Cache, Object};
 use crate::config::Config;
 use crate::identity::{self, Certificates, LocalUser};
+use crate::metrics::Metrics;
 use crate::negotiate::{self, Format};
 use crate::path::{Query, RequestInfo};
 use crate::proxy::Kubelet;
@@ -56,6 +59,8 @@ pub struct ApiServer {
     pub(crate) authenticator: Authenticator,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) certificates: Certificates,
+    pub(crate) documents: Documents,
+    pub(crate) metrics: Metrics,
     pub(crate) kubelet: Kubelet,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) clock: SharedClock,
@@ -126,6 +131,8 @@ impl ApiServer {
             authenticator: Authenticator::new(tokens.clone(), clock.clone()),
             tokens,
             certificates: Certificates::default(),
+            documents: Documents::default(),
+            metrics: Metrics::default(),
             kubelet,
             registry: ArcSwap::from_pointee(registry),
             clock,
@@ -134,6 +141,7 @@ impl ApiServer {
             service_writes: tokio::sync::Mutex::default(),
         });
         crate::bootstrap::run(&server).await?;
+        crate::upkeep::start(&server);
         Ok(server)
     }
 
@@ -176,6 +184,8 @@ impl ApiServer {
     }
 
     async fn respond(self: Arc<Self>, request: Request<RequestBody>) -> Response<Body> {
+        let began = self.clock.now();
+        let inflight = self.metrics.begin();
         let (mut parts, body) = request.into_parts();
         let audit_id = parts
             .headers
@@ -184,31 +194,20 @@ impl ApiServer {
             .filter(|id| !id.is_empty() && id.len() <= 64)
             .or_else(|| HeaderValue::from_str(&self.random.uid()).ok());
         let format = error_format(&parts);
+        let compress = crate::openapi::takes_gzip(&parts.headers);
+        let query = Query::parse(parts.uri.query());
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         let result = match self.identify(&mut parts) {
             Ok(user) => {
-                let query = Query::parse(parts.uri.query());
-                let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
-                let call =
-                    Call { server: self.clone(), user, info, query, parts, warnings: Mutex::default() };
-                let (path, method) = (call.info.path.clone(), call.parts.method.clone());
-                let long = call.is_long_running();
-                let handled = AssertUnwindSafe(call.handle(body)).catch_unwind();
-                let result = if long {
-                    handled.await
-                } else {
-                    tokio::select! {
-                        biased;
-                        result = handled => result,
-                        () = self.clock.after(DEADLINE) => Ok(Err(Status::timeout(
-                            "request did not complete within the allotted timeout", 0))),
-                    }
+                let call = Call {
+                    server: self.clone(),
+                    user,
+                    info: info.clone(),
+                    query,
+                    parts,
+                    warnings: Mutex::default(),
                 };
-                result.unwrap_or_else(|_| {
-                    tracing::error!(%method, path, "a request panicked");
-                    Err(Status::internal(format!(
-                        "This request caused apiserver to panic. Look in the logs for details: {method} {path}"
-                    )))
-                })
+                self.handle(call, body).await
             }
             Err(status) => Err(status),
         };
@@ -216,8 +215,50 @@ impl ApiServer {
         if let Some(id) = audit_id {
             response.headers_mut().insert("audit-id", id);
         }
+        if compress && !response.headers().contains_key(CONTENT_ENCODING) {
+            response = gzip(response);
+        }
+        drop(inflight);
+        let took = Duration::try_from(self.clock.now().duration_since(began)).unwrap_or_default();
+        self.metrics.count(&info, response.status().as_u16(), took);
         response
     }
+
+    /// Handles an authenticated request within its time; a panic in it is its failure and nobody else's.
+    async fn handle(&self, call: Call, body: RequestBody) -> Result<Response<Body>, Status> {
+        let (path, method) = (call.info.path.clone(), call.parts.method.clone());
+        let long = call.is_long_running();
+        let handled = AssertUnwindSafe(call.handle(body)).catch_unwind();
+        let result = if long {
+            handled.await
+        } else {
+            tokio::select! {
+                biased;
+                result = handled => result,
+                () = self.clock.after(DEADLINE) => Ok(Err(Status::timeout(
+                    "request did not complete within the allotted timeout", 0))),
+            }
+        };
+        result.unwrap_or_else(|_| {
+            tracing::error!(%method, path, "a request panicked");
+            Err(Status::internal(format!(
+                "This request caused apiserver to panic. Look in the logs for details: {method} {path}"
+            )))
+        })
+    }
+}
+
+/// Compresses a response that is worth it.
+fn gzip(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let body = match body.gzip() {
+        Ok(body) => {
+            parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            body
+        }
+        Err(body) => body,
+    };
+    Response::from_parts(parts, body)
 }
 
 impl Call {
