@@ -1,12 +1,16 @@
 //! Links, addresses, neighbours and routes through rtnetlink, as far as this crate needs them.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use ipnet::Ipv4Net;
+use machinery::clock::{Clock, SystemClock};
+use machinery::names::Random;
+use machinery::retry::Backoff;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -18,6 +22,9 @@ use crate::{Error, Result};
 
 /// Marks the routes of this crate, so that they are told from others' after a restart.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(98);
+
+/// How long a link may take until it carries packets: the kernel does such work at least once a second.
+const CARRIER: Duration = Duration::from_secs(5);
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
@@ -188,6 +195,30 @@ impl Links {
     pub(crate) async fn set_up(&self, index: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).up().build();
         self.handle.link().set(message).execute().await.map_err(failed(format!("setting link {index} up")))
+    }
+
+    /// Waits until a link carries packets. A veth end that was set up before its peer gets its queue from a
+    /// kernel worker only some time after: until then the kernel silently drops what is sent into it.
+    pub(crate) async fn wait_for_carrier(&self, index: u32) -> Result<()> {
+        let context = || format!("waiting for link {index} to carry packets");
+        let random = Random::seeded(u64::from(index));
+        let backoff = Backoff { first: Duration::from_millis(1), ..Backoff::QUICK };
+        // Recent kernels do the pending work when they are asked, so this is one round; older ones need a
+        // few milliseconds.
+        let work = async {
+            for failures in 0.. {
+                let link = first(self.handle.link().get().match_index(index).execute()).await;
+                let link = link.map_err(failed(context()))?;
+                if link.is_some_and(|link| link.attributes.contains(&LinkAttribute::OperState(State::Up))) {
+                    break;
+                }
+                SystemClock.after(backoff.delay(failures, &random)).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(CARRIER, work).await.unwrap_or_else(|_| {
+            Err(Error::Kernel { context: context(), reason: format!("it is not up after {CARRIER:?}") })
+        })
     }
 
     /// Removes a link; one that is gone already is fine.

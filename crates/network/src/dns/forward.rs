@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_server::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -28,6 +29,8 @@ pub(super) struct Forwarder {
     random: Random,
     clock: SharedClock,
     cache: Mutex<Cache>,
+    /// The upstream that answered last is asked first, so that a silent one costs its time once.
+    first: AtomicUsize,
 }
 
 type Key = (Name, RecordType, bool);
@@ -47,24 +50,28 @@ impl Forwarder {
         random: Random,
         clock: SharedClock,
     ) -> Self {
-        Self { upstreams, patience, random, clock, cache: Mutex::default() }
+        Self { upstreams, patience, random, clock, cache: Mutex::default(), first: AtomicUsize::new(0) }
     }
 
     pub(super) fn has_upstreams(&self) -> bool {
         !self.upstreams.is_empty()
     }
 
-    /// Asks the upstreams in their order; `None` when none of them answers in time.
+    /// Asks the upstreams one after another; `None` when none of them answers in time.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType, dnssec: bool) -> Option<Message> {
         let key = (name.to_lowercase(), kind, dnssec);
         if let Some(answer) = self.cache.lock().get(&key, self.clock.now().as_second()) {
             return Some(answer);
         }
         let mut last = None;
-        for upstream in &self.upstreams {
+        let first = self.first.load(Ordering::Relaxed);
+        for turn in 0..self.upstreams.len() {
+            let number = (first + turn) % self.upstreams.len();
+            let upstream = &self.upstreams[number];
             match timeout(self.patience, self.exchange(*upstream, name, kind, dnssec)).await {
                 Ok(Ok(answer)) => match answer.metadata.response_code {
                     ResponseCode::NoError | ResponseCode::NXDomain => {
+                        self.first.store(number, Ordering::Relaxed);
                         self.cache.lock().put(key, &answer, self.clock.now().as_second());
                         return Some(answer);
                     }

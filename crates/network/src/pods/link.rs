@@ -88,7 +88,8 @@ pub(super) async fn connect(
         let route = Route { destination: address.into(), via: Via::Link(outer_index, config.node_ip) };
         tokio::try_join!(links.set_neighbour(outer_index, address, mac_of(address)), links.set_route(&route))
     };
-    tokio::try_join!(pod_side, node_side).map(|_| ())
+    tokio::try_join!(pod_side, node_side)?;
+    tokio::try_join!(inner.wait_for_carrier(inner_index), links.wait_for_carrier(outer_index)).map(|_| ())
 }
 
 /// Takes a pod's pair away; routes and neighbours go with it.

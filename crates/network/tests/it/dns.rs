@@ -104,7 +104,7 @@ impl World {
         let (pod, _) = node.pod("pod");
         let outside = SocketAddr::from(([172, 17, 4, 1], 53));
         let nobody = SocketAddr::from(([172, 17, 4, 99], 53));
-        let patience = Duration::from_millis(500);
+        let patience = Duration::from_secs(2);
         let config = |listen, upstreams| DnsConfig { listen: vec![listen], upstreams, timeout: patience };
         let (_, upstream) = start(&host.space, config(outside, vec![]), zone("outside.test", [192, 0, 2, 7]));
         node.space.run(async {
@@ -191,7 +191,7 @@ fn names_outside_are_forwarded_past_a_silent_server_and_remembered() {
     assert!(!answer.metadata.authoritative);
     let start = Instant::now();
     assert_eq!(records(&world.ask(name, RecordType::A)), records(&answer));
-    assert!(start.elapsed() < Duration::from_millis(400), "the silent server was not asked again");
+    assert!(start.elapsed() < Duration::from_millis(1500), "the silent server was not asked again");
     assert_eq!(
         world.ask("nothing.default.svc.outside.test.", RecordType::A).metadata.response_code,
         ResponseCode::NXDomain
@@ -239,10 +239,11 @@ fn measured_an_answer_takes_less_than_a_millisecond() {
         let bytes = query("web.default.svc.cluster.local.", RecordType::A, None).to_vec().unwrap();
         let mut buffer = [0; 512];
         let mut times = Vec::new();
-        for _ in 0..500 {
+        for round in 0..500 {
             let start = Instant::now();
             socket.send(&bytes).await.unwrap();
-            socket.recv(&mut buffer).await.unwrap();
+            let answered = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await;
+            answered.unwrap_or_else(|_| panic!("no answer in round {round}")).unwrap();
             times.push(start.elapsed().as_micros());
         }
         times
