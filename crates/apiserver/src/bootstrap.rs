@@ -156,7 +156,7 @@ pub(crate) fn internal(server: &Arc<ApiServer>, target: Target) -> Result<Resour
     let call = Arc::new(Call {
         server: server.clone(),
         user: Arc::new(UserInfo::new("system:apiserver", &["system:masters"])),
-        info: RequestInfo { verb: "update".into(), path: String::new(), resource: Some(target.clone()) },
+        info: RequestInfo { verb: "patch".into(), path: String::new(), resource: Some(target.clone()) },
         query: Query::default(),
         parts,
         warnings: parking_lot::Mutex::default(),

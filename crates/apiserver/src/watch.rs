@@ -56,8 +56,6 @@ pub(crate) enum Encoding {
     Shared,
     /// Something else, made for this watcher; `first` is true until an object was encoded.
     Made(Box<dyn Fn(&Value, bool) -> Value + Send + Sync>),
-    /// Frames in an encoding of their own, such as protobuf, from the event's type and object.
-    Framed(Box<dyn Fn(&str, &Value) -> Bytes + Send + Sync>),
 }
 
 /// What a client asked for.
@@ -185,7 +183,6 @@ impl Running {
                 let made = make(&object.value(), std::mem::take(&mut self.first));
                 line(&json!({"type": kind.name(), "object": made}))
             }
-            Encoding::Framed(make) => make(kind.name(), &object.value()),
         }
     }
 
@@ -197,7 +194,6 @@ impl Running {
         }
         let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         match &self.watch.encoding {
-            Encoding::Framed(make) => make("BOOKMARK", &object),
             Encoding::Shared => line(&json!({"type": "BOOKMARK", "object": object})),
             Encoding::Made(make) => {
                 let mut made = make(&object, false);
@@ -230,16 +226,13 @@ impl Running {
     fn cut(&mut self, forgotten: Forgotten) {
         self.ended = true;
         let status = Status::too_old(forgotten.asked, forgotten.oldest);
-        self.ready.push_back(error_frame(&status, &self.watch.encoding));
+        self.ready.push_back(error_frame(&status));
     }
 }
 
 /// Returns the frame that ends a watch with an error.
-pub(crate) fn error_frame(status: &Status, encoding: &Encoding) -> Bytes {
-    match encoding {
-        Encoding::Framed(make) => make("ERROR", &status.to_value()),
-        _ => line(&json!({"type": "ERROR", "object": status.to_value()})),
-    }
+pub(crate) fn error_frame(status: &Status) -> Bytes {
+    line(&json!({"type": "ERROR", "object": status.to_value()}))
 }
 
 fn shared_frame(kind: Type, object: &Object) -> Bytes {

@@ -44,9 +44,11 @@ impl Resource {
                 "deletionTimestamp",
                 "deletionGracePeriodSeconds",
                 "generation",
-                "managedFields",
             ] {
                 meta.remove(key);
+            }
+            if !options.applied {
+                meta.remove("managedFields");
             }
             for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
                 if meta.get(key).is_some_and(|value| {

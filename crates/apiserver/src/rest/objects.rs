@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::apply::{self, Manager, Node};
 use api::registry::{Kind, Part};
 use api::status::Status;
 use bytes::Bytes;
@@ -15,15 +16,13 @@ use crate::cache::{self, Facts, Object, ROOT, encode, without_version};
 use crate::server::ApiServer;
 
 /// How often a change is tried again when another write came in between.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 64;
 
 /// What a write left behind.
 #[derive(Debug)]
 pub(crate) struct Written {
     /// The object as stored.
     pub(crate) object: Arc<Object>,
-    /// Whether it is no longer stored: the last write took its last finalizer.
-    pub(crate) removed: bool,
 }
 
 /// Returns a time as objects carry it.
@@ -166,6 +165,9 @@ impl Resource {
             };
             carry_over(&mut new, &old);
             self.kind.default(&mut new);
+            if !options.applied {
+                self.track(&mut new, &old, write.subresource, options);
+            }
             self.mutate(write, &mut new).await?;
             self.kind.default(&mut new);
             self.kind.prepare_update(&mut new, &old, part);
@@ -193,7 +195,7 @@ impl Resource {
             match written {
                 Some(object) => {
                     self.settle(guard, &object, options.dry_run).await?;
-                    return Ok(Written { object, removed: finished });
+                    return Ok(Written { object });
                 }
                 None if named => {
                     return Err(Status::conflict(self.kind.resource(), &self.target.name));
@@ -275,6 +277,43 @@ impl Resource {
         call.server.access.check_rbac_write(&call.user, &self.kind.plural, new, old)
     }
 
+    /// Records who changed which fields. Only objects that somebody has applied are kept track of: the first
+    /// apply finds the fields of all others as owned by whoever was before it.
+    fn track(&self, new: &mut Value, old: &Value, subresource: &str, options: &WriteOptions) {
+        let tracked = |object: &Value| {
+            object["metadata"]["managedFields"].as_array().is_some_and(|entries| !entries.is_empty())
+        };
+        if !tracked(old) && !tracked(new) {
+            if let Some(meta) = new["metadata"].as_object_mut() {
+                meta.remove("managedFields");
+            }
+            return;
+        }
+        let name = self.manager(options);
+        let (api_version, time) = (self.kind.api_version(), self.time());
+        let manager = Manager { name: &name, api_version: &api_version, subresource, now: &time };
+        apply::track(new, Some(old), &manager, &self.node());
+    }
+
+    /// The name under which this call's changes are recorded.
+    pub(crate) fn manager(&self, options: &WriteOptions) -> String {
+        options.field_manager.clone().unwrap_or_else(|| {
+            let agent = self.call.parts.headers.get(http::header::USER_AGENT);
+            let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or("unknown");
+            agent.split('/').next().unwrap_or_default().chars().take(128).collect()
+        })
+    }
+
+    /// The present time as objects carry it.
+    pub(crate) fn time(&self) -> String {
+        now(self.call.server.clock.now()).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What server-side apply knows of this kind.
+    pub(crate) fn node(&self) -> Node<'static> {
+        Node::of_kind(&self.kind.group, &self.kind.version, &self.kind.kind)
+    }
+
     /// Checks uid and resource version; returns whether the client named a revision.
     fn check_preconditions(&self, new: &mut Value, old: &Value) -> Result<bool, Status> {
         let (resource, name) = (self.kind.resource(), &self.target.name);
@@ -286,11 +325,13 @@ impl Resource {
         }
         meta["uid"] = old["metadata"]["uid"].clone();
         let version = meta["resourceVersion"].as_str().unwrap_or_default();
-        let named = !version.is_empty() && version != "0";
-        if named && version != api::meta::resource_version(old) {
+        let stated = !version.is_empty() && version != "0";
+        // What a patch makes of the object carries the object's own version, so it insists on nothing.
+        let named = stated && self.call.info.verb == "update";
+        if stated && version != api::meta::resource_version(old) {
             return Err(Status::conflict(resource, name));
         }
-        if !named && !self.kind.strategy.unconditional_update && self.call.info.verb == "update" {
+        if !stated && !self.kind.strategy.unconditional_update && self.call.info.verb == "update" {
             let mut errors = api::field::Errors::new();
             let path = api::field::Path::new("metadata").child("resourceVersion");
             errors.invalid(&path, 0, "must be specified for an update");

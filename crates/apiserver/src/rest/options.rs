@@ -195,6 +195,8 @@ pub(crate) struct WriteOptions {
     pub(crate) field_manager: Option<String>,
     pub(crate) field_validation: FieldValidation,
     pub(crate) force: Option<bool>,
+    /// The object comes out of a server-side apply: who owns which field is decided already.
+    pub(crate) applied: bool,
 }
 
 impl WriteOptions {
@@ -218,7 +220,7 @@ impl WriteOptions {
         }
         let force = query.get("force").map(|_| query.is_set("force"));
         if errors.is_empty() {
-            Ok(Self { dry_run, field_manager, field_validation, force })
+            Ok(Self { dry_run, field_manager, field_validation, force, applied: false })
         } else {
             Err(Status::invalid("meta.k8s.io", what, "", &errors))
         }

@@ -222,7 +222,7 @@ impl Resource {
                 )
             }
             Err(Forgotten { asked, oldest }) => {
-                Body::from(watch::error_frame(&Status::too_old(asked, oldest), &encoding))
+                Body::from(watch::error_frame(&Status::too_old(asked, oldest)))
             }
         };
         let mut response = Response::new(body);

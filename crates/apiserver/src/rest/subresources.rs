@@ -137,7 +137,7 @@ impl Resource {
             }
             Ok(new)
         };
-        let Written { object, .. } = self.modify(Part::Main, &options, &through).await?;
+        let Written { object } = self.modify(Part::Main, &options, &through).await?;
         self.answer_scale(paths, &object)
     }
 

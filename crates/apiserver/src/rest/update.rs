@@ -1,5 +1,7 @@
 //! Updating and patching objects.
 
+use api::apply::{self, Manager};
+use api::field::{Errors, Path};
 use api::patch;
 use api::registry::Part;
 use api::schema::Type;
@@ -12,12 +14,14 @@ use super::{Resource, WriteOptions, Written};
 use crate::body::Body;
 use crate::decode;
 
+/// The media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 /// The media types of patches.
 const PATCHES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
+    APPLY,
 ];
 
 impl Resource {
@@ -51,7 +55,7 @@ impl Resource {
                 Ok(view.object(StatusCode::CREATED, &created))
             }
             Err(status) => Err(status),
-            Ok(Written { object, .. }) => Ok(view.object(StatusCode::OK, &object)),
+            Ok(Written { object }) => Ok(view.object(StatusCode::OK, &object)),
         }
     }
 
@@ -63,21 +67,86 @@ impl Resource {
     pub(super) async fn patch_part(&self, body: &Bytes, part: Part<'_>) -> Result<Response<Body>, Status> {
         let options = WriteOptions::parse(&self.call.query, "PatchOptions")?;
         let view = self.view()?;
+        if decode::media_type(&self.call.parts.headers) == APPLY {
+            return self.apply(body, part, options).await;
+        }
+        if options.force.is_some() {
+            let mut errors = Errors::new();
+            errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors));
+        }
         let patch = self.read_patch(body)?;
         let name = self.target.name.clone();
         let change = |old: &Value| {
             let mut new = self.apply_patch(&patch, old)?;
             self.check_fields(&mut new, &self.kind, Vec::new(), &options)?;
             if api::meta::name(&new) != name {
-                let mut errors = api::field::Errors::new();
-                let path = api::field::Path::new("metadata").child("name");
+                let mut errors = Errors::new();
+                let path = Path::new("metadata").child("name");
                 errors.invalid(&path, api::meta::name(&new), "field is immutable");
                 return Err(Status::invalid(&self.kind.group, &self.kind.kind, &name, &errors));
             }
             Ok(new)
         };
-        let Written { object, .. } = self.modify(part, &options, &change).await?;
+        let Written { object } = self.modify(part, &options, &change).await?;
         Ok(view.object(StatusCode::OK, &object))
+    }
+
+    /// Applies a configuration: what its manager wants of the object, which is created when it is missing.
+    async fn apply(
+        &self,
+        body: &Bytes,
+        part: Part<'_>,
+        mut options: WriteOptions,
+    ) -> Result<Response<Body>, Status> {
+        if options.field_manager.is_none() {
+            let mut errors = Errors::new();
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &errors));
+        }
+        options.applied = true;
+        let view = self.view()?;
+        let decoded = decode::yaml(body)?;
+        for key in ["apiVersion", "kind"] {
+            if decoded.value[key].as_str().unwrap_or_default().is_empty() {
+                return Err(Status::bad_request(format!("invalid object type: {key} must be set")));
+            }
+        }
+        let mut config = self.accept(decoded, &self.kind, &options)?;
+        self.check_place(&mut config)?;
+        let name = api::meta::name(&config);
+        if name.is_empty() {
+            config["metadata"]["name"] = self.target.name.as_str().into();
+        } else if name != self.target.name {
+            return Err(Status::bad_request(format!(
+                "metadata.name: Invalid value: {name:?}: must be {:?} to match the URL",
+                self.target.name
+            )));
+        }
+        let force = options.force.unwrap_or(false);
+        let name = self.manager(&options);
+        let (api_version, time) = (self.kind.api_version(), self.time());
+        let subresource = match part {
+            Part::Main => "",
+            Part::Status => "status",
+            Part::Other(name) => name,
+        };
+        let manager = Manager { name: &name, api_version: &api_version, subresource, now: &time };
+        let merge = |live: Option<&Value>| {
+            apply::apply(live, &config, &manager, force, &self.node()).map_err(Status::from)
+        };
+        // Another client may create or delete the object in between, so that the other way is the right one.
+        for _ in 0..5 {
+            match self.modify(part, &options, &|live| merge(Some(live))).await {
+                Err(status) if status.reason == Reason::NotFound && part == Part::Main => {}
+                other => return other.map(|written| view.object(StatusCode::OK, &written.object)),
+            }
+            match self.create_object(merge(None)?, &options).await {
+                Err(status) if status.reason == Reason::AlreadyExists => {}
+                other => return other.map(|object| view.object(StatusCode::CREATED, &object)),
+            }
+        }
+        Err(Status::conflict(self.kind.resource(), &self.target.name))
     }
 
     /// Reads a patch of this kind and its language.
