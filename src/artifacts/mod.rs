@@ -133,7 +133,7 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
         node_ip: machine.address,
         node_network: network.nodes,
         kubeconfig: "/etc/kubernetes/node-agent.kubeconfig".into(),
-        labels: node_labels(machine),
+        labels: machine.labels.clone(),
         unschedulable: machine.role == Role::Master,
         dns_address: network.dns,
         cluster_domain: network.domain.clone(),
@@ -157,14 +157,6 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
         },
     };
     serde_yaml::to_string(&config).context("writing node-agent.yaml")
-}
-
-fn node_labels(machine: &Machine) -> std::collections::BTreeMap<String, String> {
-    let mut labels = machine.labels.clone();
-    if machine.role == Role::Master {
-        labels.insert("node-role.kubernetes.io/control-plane".into(), String::new());
-    }
-    labels
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod load_balancer;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod node_roles;
 mod pod_gc;
 mod pods;
 mod replicas;
@@ -52,6 +53,7 @@ pub fn run(
     deployment::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
+    node_roles::start(&context);
     service_account::start(&context);
     addons::start(&context);
     namespace::start(&context);

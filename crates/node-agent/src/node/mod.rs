@@ -68,7 +68,7 @@ pub(crate) async fn register(
                     Attempt::<_, String>::Fatal(status.message.clone())
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "registering the node");
+                    tracing::warn!(%error, "registering the node; trying again");
                     Attempt::Again(error.to_string())
                 }
             }
