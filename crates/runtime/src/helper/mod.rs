@@ -13,6 +13,7 @@ mod propagation;
 pub(crate) mod protocol;
 mod runner;
 mod seccomp;
+mod seccomp_default;
 mod shim;
 pub(crate) mod spec;
 mod streams;

@@ -1,7 +1,7 @@
 //! What containers may and may not do.
 
 use runtime::{
-    ContainerConfig, HostNamespaces, Mount, Propagation, Resources, Runtime, SandboxConfig, Security,
+    ContainerConfig, HostNamespaces, Mount, Propagation, Resources, Runtime, SandboxConfig, Seccomp, Security,
 };
 
 use crate::kit::{Kit, shell};
@@ -217,5 +217,58 @@ async fn kernel_parameters_and_the_resolver_are_the_pods_own() {
     let error = kit.engine.run_sandbox(bad).await.unwrap_err().to_string();
     assert!(error.contains("sysctl \"kernel.panic\" is not the pod's own"), "{error}");
     assert_eq!(kit.engine.list_sandboxes().await.unwrap().len(), 1, "the failed one has gone");
+    kit.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seccomp_profile_holds_for_the_container_and_for_commands_in_it() {
+    let kit = Kit::new().await;
+    let sandbox = kit.sandbox("web").await;
+    let profile = kit.directory.path().join("profile.json");
+    let no_links = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls":
+        [{"names": ["symlink", "symlinkat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}"#;
+    std::fs::write(&profile, no_links).unwrap();
+    let script = "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; unshare -n true; ln -s a /tmp/b; echo end; sleep 1000";
+    let admin = vec!["SYS_ADMIN".to_owned()];
+    let cases = [
+        (Seccomp::Unconfined, Vec::new(), "Seccomp:\t0", "", ""),
+        (
+            Seccomp::RuntimeDefault,
+            Vec::new(),
+            "Seccomp:\t2",
+            "unshare(0x40000000): Operation not permitted",
+            "",
+        ),
+        (Seccomp::RuntimeDefault, admin.clone(), "Seccomp:\t2", "", ""),
+        (
+            Seccomp::Localhost(profile.clone()),
+            admin,
+            "Seccomp:\t2",
+            "",
+            "ln: /tmp/b: Operation not supported",
+        ),
+    ];
+    for (seccomp, add_capabilities, mode, no_unshare, no_link) in cases {
+        let security = Security { seccomp: seccomp.clone(), add_capabilities, ..Security::default() };
+        let id = kit.start(&sandbox, with(script, security)).await;
+        let path = kit.engine.container_status(&id).await.unwrap().log_path;
+        while !std::fs::read_to_string(&path).unwrap().contains("end") {
+            tokio::task::yield_now().await;
+        }
+        let command =
+            vec!["/bin/sh".to_owned(), "-c".into(), script.replace("sleep 1000", "true").replace("/b", "/c")];
+        let output = kit.engine.exec_sync(&id, &command, None).await.unwrap();
+        let exec = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        for text in [crate::kit::log_text(&path), exec.replace("/c", "/b")] {
+            assert!(text.contains(mode) && text.contains("NoNewPrivs:\t0"), "{seccomp:?}: {text}");
+            assert!(text.contains(no_unshare) && text.contains(no_link), "{seccomp:?}: {text}");
+            assert_eq!(text.contains("ln:"), !no_link.is_empty(), "{seccomp:?}: {text}");
+        }
+        kit.engine.remove_container(&id).await.unwrap();
+    }
+    let missing = Security { seccomp: Seccomp::Localhost("/no/profile".into()), ..Security::default() };
+    let id = kit.engine.create_container(&sandbox, with("true", missing)).await.unwrap();
+    let error = kit.engine.start_container(&id).await.unwrap_err().to_string();
+    assert!(error.contains("the seccomp profile /no/profile: No such file"), "{error}");
     kit.finish().await;
 }
