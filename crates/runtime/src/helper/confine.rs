@@ -189,13 +189,13 @@ pub(super) fn raise_capabilities() -> Result<(), String> {
 
 fn drop_capabilities(keep: u64) -> Result<(), String> {
     let keep = keep & permitted()?;
-    for number in 0..CAPABILITIES.len() {
+    for (number, name) in CAPABILITIES.iter().enumerate() {
         if keep & (1 << number) == 0 {
             // SAFETY: the call takes numbers and touches no memory.
             let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
             // An older kernel does not know the newest ones.
             if result != 0 && Errno::last() != Errno::EINVAL {
-                return Err(format!("dropping CAP_{}: {}", CAPABILITIES[number], Errno::last()));
+                return Err(format!("dropping CAP_{name}: {}", Errno::last()));
             }
         }
     }
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     fn mask(names: &[&str]) -> u64 {
-        names.iter().map(|name| 1 << CAPABILITIES.iter().position(|known| known == name).unwrap()).sum()
+        names.iter().map(|name| 1u64 << CAPABILITIES.iter().position(|known| known == name).unwrap()).sum()
     }
 
     #[test]

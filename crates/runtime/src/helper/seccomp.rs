@@ -143,11 +143,13 @@ fn default_profile(has: impl Fn(&str) -> bool) -> Profile {
     Profile { default_action: "SCMP_ACT_ERRNO".to_owned(), default_errno_ret: Some(EPERM), syscalls }
 }
 
+/// System calls with the sets of conditions under which something happens to them; an empty set is always.
+type Calls = BTreeMap<String, Vec<Vec<Value>>>;
+
 fn compile(profile: &Profile, has: impl Fn(&str) -> bool) -> Result<Vec<Filter>, String> {
     let allow = json!("allow");
     let default = action(&profile.default_action, profile.default_errno_ret)?;
-    // System calls with the conditions under which each action is taken; no condition is always.
-    let mut groups: BTreeMap<String, (Value, BTreeMap<String, Vec<Vec<Value>>>)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, (Value, Calls)> = BTreeMap::new();
     for rule in profile.syscalls.iter().filter(|rule| counts(rule, &has)) {
         let action = action(&rule.action, rule.errno_ret)?;
         let arguments = rule.args.iter().map(argument).collect::<Result<Vec<Value>, String>>()?;
@@ -178,11 +180,7 @@ fn compile(profile: &Profile, has: impl Fn(&str) -> bool) -> Result<Vec<Filter>,
     Ok(filters)
 }
 
-fn filter(
-    calls: &BTreeMap<String, Vec<Vec<Value>>>,
-    otherwise: &Value,
-    action: &Value,
-) -> Result<Filter, String> {
+fn filter(calls: &Calls, otherwise: &Value, action: &Value) -> Result<Filter, String> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
     let mut calls = calls.clone();
     loop {

@@ -66,10 +66,7 @@ impl Arguments {
 /// Runs the shim. Standard input is the engine's connection, standard output the lock on the image.
 pub(super) fn main(arguments: &[OsString]) -> ExitCode {
     let Some(arguments) = Arguments::parse(arguments) else { return ExitCode::from(2) };
-    let (engine, _image_lock) = match streams::take_over() {
-        Ok(taken) => taken,
-        Err(_) => return ExitCode::from(2),
-    };
+    let Ok((engine, _image_lock)) = streams::take_over() else { return ExitCode::from(2) };
     match Shim::start(arguments, engine) {
         Ok(mut shim) => shim.run(),
         Err((mut engine, why)) => {

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn users_come_from_the_image_unless_the_pod_says_otherwise() {
-        let cases: [(&str, Security, Result<(u32, u32, &[u32]), &str>); 12] = [
+        type Case<'a> = (&'a str, Security, Result<(u32, u32, &'a [u32]), &'a str>);
+        let cases: [Case<'_>; 12] = [
             ("", Security::default(), Ok((0, 0, &[0]))),
             ("web", Security::default(), Ok((33, 34, &[34, 44, 45]))),
             ("33", Security::default(), Ok((33, 34, &[34, 44, 45]))),
@@ -143,7 +144,7 @@ mod tests {
                     assert_eq!(got, Ok(Identity { user, group, groups: groups.to_vec() }), "{image}");
                 }
                 Err(text) => {
-                    assert!(got.as_ref().is_err_and(|error| error.contains(text)), "{image}: {got:?}")
+                    assert!(got.as_ref().is_err_and(|error| error.contains(text)), "{image}: {got:?}");
                 }
             }
         }
