@@ -303,7 +303,16 @@ impl Call {
 fn observe(cache: &Cache, access: &Arc<Access>) {
     for resource in crate::access::OBSERVED {
         let access = access.clone();
-        cache.kind(resource).set_observer(Box::new(move |key, object| {
+        cache.kind(resource).set_observer(Box::new(move |key, object, previous| {
+            // What a pod refers to does not change while it stays on its node; its status changes often.
+            let node = |object: &Object| object.facts.field("spec.nodeName").map(str::to_owned);
+            if *resource == "pods"
+                && let (Some(object), Some(previous)) = (object, previous)
+                && object.facts.uid == previous.facts.uid
+                && node(object) == node(previous)
+            {
+                return;
+            }
             let (namespace, name) = key.split_once('/').unwrap_or(("", key));
             access.observe(resource, namespace, name, object.map(Object::value).as_ref());
         }));

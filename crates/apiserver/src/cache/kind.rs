@@ -44,8 +44,9 @@ impl Event {
     }
 }
 
-/// Is told of every change before anybody can read it: the key, and the object unless it is gone.
-pub(crate) type Observer = Box<dyn Fn(&str, Option<&Object>) + Send + Sync>;
+/// Is told of every change before anybody can read it: the key, the object unless it is gone, and what was
+/// there before.
+pub(crate) type Observer = Box<dyn Fn(&str, Option<&Object>, Option<&Object>) + Send + Sync>;
 
 /// The cache of one resource. Written by the one task that follows the store, read by all requests.
 pub struct Kind {
@@ -124,9 +125,9 @@ impl Kind {
         drop(self.observer.set(observer));
     }
 
-    fn observed(&self, key: &str, object: Option<&Object>) {
+    fn observed(&self, key: &str, object: Option<&Object>, previous: Option<&Object>) {
         if let Some(observer) = self.observer.get() {
-            observer(key, object);
+            observer(key, object, previous);
         }
     }
 
@@ -235,11 +236,11 @@ impl Kind {
         let present: HashSet<&str> = objects.iter().map(|object| &*object.key).collect();
         for (key, _) in &self.state.read().objects {
             if !present.contains(&**key) {
-                self.observed(key, None);
+                self.observed(key, None, None);
             }
         }
         for object in &objects {
-            self.observed(&object.key, Some(object));
+            self.observed(&object.key, Some(object), None);
         }
         let mut state = self.state.write();
         state.first += state.ring.len() as u64 + 1;
@@ -252,7 +253,10 @@ impl Kind {
 
     /// Applies one change. `object` is `None` for a deletion at `revision`. Wakes nobody yet.
     pub(super) fn apply(&self, key: &str, object: Option<Arc<Object>>, revision: Revision) {
-        self.observed(key, object.as_deref());
+        if self.observer.get().is_some() {
+            let previous = self.get(key);
+            self.observed(key, object.as_deref(), previous.as_deref());
+        }
         let mut state = self.state.write();
         if revision <= state.revision {
             return;

@@ -4,5 +4,6 @@
 mod applying;
 mod basics;
 mod kit;
+mod proxying;
 mod watching;
 mod writing;
