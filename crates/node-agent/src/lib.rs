@@ -19,6 +19,8 @@ mod pods;
 #[cfg(target_os = "linux")]
 mod quantity;
 #[cfg(target_os = "linux")]
+mod rotate;
+#[cfg(target_os = "linux")]
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;

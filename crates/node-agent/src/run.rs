@@ -22,6 +22,7 @@ use crate::kubelet;
 use crate::node::{self, Health, Machine};
 use crate::objects::Objects;
 use crate::pods::{self, Images, Pods};
+use crate::rotate;
 use crate::wiring::{self, Feeds, NodeNetwork};
 
 /// Runs pods on this node
@@ -49,7 +50,8 @@ where
             return ExitCode::from(code);
         }
     };
-    machinery::log::init("info");
+    // The client library calls each refused connection an error; whoever asked says so better.
+    machinery::log::init("info,kube_client=off");
     match start(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -128,6 +130,7 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     tasks.spawn("service proxy", wiring::proxy(agent.clone(), feeds.clone()));
     tasks.spawn("cluster DNS", wiring::dns(agent.clone(), feeds.clone()));
     tasks.spawn("load balancer", wiring::load_balancer(agent.clone(), feeds));
+    tasks.spawn("log rotation", rotate::run(agent.clone()));
     tasks.spawn("kubelet API", kubelet::serve(agent.clone(), listener));
     machinery::service::notify_ready().context("telling the init that the node is ready")?;
     tokio::select! {

@@ -28,6 +28,11 @@ const TICK: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// How often a status is sent that has not changed.
 const HEARTBEAT: Duration = Duration::from_secs(300);
+/// How the API is tried at the start: it comes up beside this agent, and everything waits for this node.
+const REGISTER: Backoff =
+    Backoff { first: Duration::from_millis(10), most: Duration::from_millis(100), factor: 1.3, jitter: 0.2 };
+/// How long the first status waits for the network: it should say "ready" at once.
+const FIRST_STATUS: Duration = Duration::from_secs(1);
 /// How long the API may be away at the start.
 const REGISTRATION: Duration = Duration::from_secs(24 * 3600);
 /// The most images that the status names.
@@ -53,7 +58,7 @@ pub(crate) async fn register(
     let registered = retry::until(
         "the API to take this node",
         REGISTRATION,
-        Backoff::QUICK,
+        REGISTER,
         clock.as_ref(),
         random,
         async || {
@@ -67,8 +72,12 @@ pub(crate) async fn register(
                 Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
                     Attempt::<_, String>::Fatal(status.message.clone())
                 }
+                Err(kube::Error::Api(status)) => {
+                    tracing::warn!(reason = status.message, "registering the node; trying again");
+                    Attempt::Again(status.message.clone())
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "registering the node; trying again");
+                    tracing::debug!(%error, "registering the node; trying again");
                     Attempt::Again(error.to_string())
                 }
             }
@@ -101,6 +110,10 @@ pub(crate) async fn keep_status(
     let mut known = registered.status.unwrap_or_default();
     let mut sent_at = None;
     let mut failures = 0;
+    tokio::select! {
+        () = agent.clock.after(FIRST_STATUS) => {}
+        changed = health.changed() => if changed.is_err() { return },
+    }
     loop {
         let now = agent.clock.now();
         let images = match agent.runtime.list_images().await {

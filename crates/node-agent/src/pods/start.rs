@@ -1,7 +1,7 @@
 //! The long steps of a pod's life, each run beside the pod's task: making its sandbox, starting a container,
 //! stopping one, taking everything away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::model::{Waiting, find_container, spec};
 use super::plan::Start;
-use super::{container, env, hooks, images, sandbox};
+use super::{container, env, hooks, images, labels, sandbox};
 use crate::agent::Agent;
 use crate::volumes;
 
@@ -241,12 +241,7 @@ fn write_own_files(
 
 /// Leaves the log where log collectors look for it.
 fn link_log(pod: &Pod, container: &str, id: &str, attempt: u32) {
-    let meta = &pod.metadata;
-    let link = PathBuf::from("/var/log/containers").join(format!(
-        "{}_{}_{container}-{id}.log",
-        meta.name.as_deref().unwrap_or_default(),
-        meta.namespace.as_deref().unwrap_or_default()
-    ));
+    let link = log_link(pod, container, id);
     let target = sandbox::log_directory(pod).join(container).join(format!("{attempt}.log"));
     let made = fs_err::create_dir_all("/var/log/containers")
         .and_then(|()| std::os::unix::fs::symlink(target, &link));
@@ -307,12 +302,12 @@ pub(super) async fn stop(
 pub(super) async fn take_down(
     agent: &Agent,
     pod: &Pod,
-    sandbox: Option<&str>,
+    sandboxes: &BTreeSet<String>,
     containers: &[ContainerStatus],
     remove: bool,
 ) -> Result<(), String> {
     let directory = agent.pod_directory(pod.metadata.uid.as_deref().unwrap_or_default());
-    if let Some(id) = sandbox {
+    for id in sandboxes {
         let outcome = if remove {
             agent.runtime.remove_sandbox(id).await
         } else {
@@ -332,24 +327,45 @@ pub(super) async fn take_down(
     Ok(())
 }
 
-fn remove_logs(pod: &Pod, containers: &[ContainerStatus]) {
-    let gone = |path: &std::path::Path, outcome: std::io::Result<()>| match outcome {
+/// Removes an old attempt of a container with its log and last words; with `sandbox` also the sandbox that it
+/// was the last of.
+pub(super) async fn forget(agent: &Agent, pod: &Pod, one: &ContainerStatus, sandbox: bool) {
+    if let Err(error) = agent.runtime.remove_container(&one.id).await {
+        return tracing::warn!(id = one.id, %error, "removing an old container");
+    }
+    if sandbox && let Err(error) = agent.runtime.remove_sandbox(&one.sandbox_id).await {
+        tracing::warn!(id = one.sandbox_id, %error, "removing an old sandbox");
+    }
+    gone(&log_link(pod, &one.name, &one.id), |path| std::fs::remove_file(path));
+    gone(&one.log_path, |path| std::fs::remove_file(path));
+    if let Some(file) = one.annotations.get(labels::TERMINATION_FILE) {
+        gone(std::path::Path::new(file), |path| std::fs::remove_file(path));
+    }
+}
+
+/// Removes something that may be gone already.
+fn gone(path: &std::path::Path, remove: fn(&std::path::Path) -> std::io::Result<()>) {
+    match remove(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "removing a log");
+            tracing::warn!(path = %path.display(), %error, "removing what a container left");
         }
         _ => {}
-    };
-    let meta = &pod.metadata;
-    for one in containers {
-        let link = PathBuf::from("/var/log/containers").join(format!(
-            "{}_{}_{}-{}.log",
-            meta.name.as_deref().unwrap_or_default(),
-            meta.namespace.as_deref().unwrap_or_default(),
-            one.name,
-            one.id
-        ));
-        gone(&link, std::fs::remove_file(&link));
     }
-    let directory = sandbox::log_directory(pod);
-    gone(&directory, std::fs::remove_dir_all(&directory));
+}
+
+fn remove_logs(pod: &Pod, containers: &[ContainerStatus]) {
+    for one in containers {
+        gone(&log_link(pod, &one.name, &one.id), |path| std::fs::remove_file(path));
+    }
+    gone(&sandbox::log_directory(pod), |path| std::fs::remove_dir_all(path));
+}
+
+/// Where log collectors look for a container's log.
+fn log_link(pod: &Pod, container: &str, id: &str) -> PathBuf {
+    let meta = &pod.metadata;
+    PathBuf::from("/var/log/containers").join(format!(
+        "{}_{}_{container}-{id}.log",
+        meta.name.as_deref().unwrap_or_default(),
+        meta.namespace.as_deref().unwrap_or_default()
+    ))
 }

@@ -94,6 +94,8 @@ pub(super) struct Worker {
     taking_down: bool,
     take_down_retry: Option<Timestamp>,
     patching: bool,
+    /// The status that the API took last. What it changes about it is no reason to send it again.
+    sent: Option<PodStatus>,
     patch_retry: Option<Timestamp>,
     patch_failures: u32,
     deleting: bool,
@@ -140,6 +142,7 @@ impl Worker {
             taking_down: false,
             take_down_retry: None,
             patching: false,
+            sent: None,
             patch_retry: None,
             patch_failures: 0,
             deleting: false,
@@ -222,6 +225,8 @@ impl Worker {
     /// Takes up what an earlier agent left running.
     fn adopt(&mut self) {
         if let Some(sandbox) = &self.view.sandbox {
+            // Something may have happened between the list and now.
+            self.own.send(Message::Look).ok();
             self.memory.sandbox_attempts = sandbox.config.attempt + 1;
             self.agent.pods.claim_sandbox(&sandbox.id, &self.uid());
             if sandbox.state == SandboxState::Ready {
@@ -417,7 +422,9 @@ impl Worker {
     }
 
     fn kill(&mut self, kill: &Kill) {
-        self.kill_with(kill, grace_period(&self.pod));
+        // Nobody waits for a pod that the API has forgotten.
+        let grace = if self.gone { Duration::from_secs(1) } else { grace_period(&self.pod) };
+        self.kill_with(kill, grace);
     }
 
     fn kill_with(&mut self, kill: &Kill, grace: Duration) {
@@ -454,11 +461,12 @@ impl Worker {
         self.taking_down = true;
         self.leases.clear();
         let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        let sandbox = self.view.sandbox.as_ref().map(|sandbox| sandbox.id.clone());
         let containers = self.view.containers.clone();
+        let mut sandboxes: BTreeSet<String> = containers.iter().map(|one| one.sandbox_id.clone()).collect();
+        sandboxes.extend(self.view.sandbox.as_ref().map(|sandbox| sandbox.id.clone()));
         self.jobs.spawn(async move {
             let remove = wanted == REMOVED;
-            let outcome = start::take_down(&agent, &pod, sandbox.as_deref(), &containers, remove).await;
+            let outcome = start::take_down(&agent, &pod, &sandboxes, &containers, remove).await;
             Outcome::TakenDown(wanted, outcome)
         });
     }
@@ -472,6 +480,9 @@ impl Worker {
             return false;
         }
         let old = self.pod.status.clone().unwrap_or_default();
+        if self.sent.as_ref() == Some(status) {
+            return true;
+        }
         let Some(patch) = status::patch(&self.uid(), &old, status) else { return true };
         if let Some(at) = self.patch_retry
             && now < at
@@ -480,6 +491,7 @@ impl Worker {
             return false;
         }
         self.patching = true;
+        self.sent = Some(status.clone());
         let (api, name) = (self.api(), self.pod.metadata.name.clone().unwrap_or_default());
         self.jobs.spawn(async move {
             Outcome::Patched(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await)
@@ -818,6 +830,7 @@ impl Worker {
                     }
                     Err(kube::Error::Api(status)) if status.code == 404 => self.gone = true,
                     Err(error) => {
+                        self.sent = None;
                         tracing::warn!(pod = self.name(), %error, "writing the pod's status");
                         self.patch_failures += 1;
                         let wait = Duration::from_millis(100) * 2u32.pow(self.patch_failures.min(8));
@@ -875,6 +888,33 @@ impl Worker {
         });
     }
 
+    /// Removes all attempts of a container but the newest two: logs of the previous one can still be asked for.
+    fn forget_old_attempts(&mut self, name: &str) {
+        let keep: Vec<String> = [self.view.latest(name), self.view.previous(name)]
+            .into_iter()
+            .flatten()
+            .map(|one| one.id.clone())
+            .collect();
+        let old: Vec<ContainerStatus> = self
+            .view
+            .attempts(name)
+            .filter(|one| one.state == ContainerState::Exited && !keep.contains(&one.id))
+            .cloned()
+            .collect();
+        for one in old {
+            self.view.containers.retain(|known| known.id != one.id);
+            self.memory.messages.remove(&one.id);
+            let current = self.view.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == one.sandbox_id);
+            let last =
+                !current && !self.view.containers.iter().any(|known| known.sandbox_id == one.sandbox_id);
+            let (agent, pod) = (self.agent.clone(), self.pod.clone());
+            self.jobs.spawn(async move {
+                start::forget(&agent, &pod, &one, last).await;
+                Outcome::Hurried
+            });
+        }
+    }
+
     async fn started(&mut self, what: &Start, result: Result<String, Waiting>, now: Timestamp) {
         self.memory.starting = None;
         match result {
@@ -884,6 +924,7 @@ impl Worker {
                 known.failure = None;
                 known.retry_at = None;
                 known.pull_failed_at = None;
+                self.forget_old_attempts(&what.name);
                 let status = self.view.containers.iter().find(|one| one.id == id).cloned();
                 if let Some(status) = status.filter(|one| one.state == ContainerState::Running) {
                     self.begin_probes(&status, false, false);
