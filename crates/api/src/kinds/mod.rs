@@ -3,15 +3,19 @@
 //! A file exports `describe(&mut Kind)`, which sets the strategy, the selectable fields and the table of its
 //! kind; the list below says which file speaks for which kind. What is not listed is generic.
 
+mod admission;
 mod apps;
 mod autoscaling;
 mod batch;
 mod cells;
+mod certificate;
 mod check;
 mod config;
 mod endpoints;
 mod event;
+mod extension;
 mod fields;
+mod flow_control;
 mod namespace;
 mod network;
 mod node;
@@ -48,11 +52,11 @@ pub(crate) fn describe(kind: &mut Kind) {
         ("", "ServiceAccount") => small::service_account(kind),
         ("coordination.k8s.io", "Lease") => small::lease(kind),
         ("node.k8s.io", "RuntimeClass") => small::runtime_class(kind),
-        ("apiregistration.k8s.io", _) => small::api_service(kind),
-        ("apiextensions.k8s.io", _) => small::custom_definition(kind),
-        ("admissionregistration.k8s.io", _) => small::admission(kind),
-        ("flowcontrol.apiserver.k8s.io", _) => small::flow_control(kind),
-        ("certificates.k8s.io", "CertificateSigningRequest") => small::signing_request(kind),
+        ("apiregistration.k8s.io", _) => extension::api_service(kind),
+        ("apiextensions.k8s.io", _) => extension::custom_definition(kind),
+        ("admissionregistration.k8s.io", _) => admission::describe(kind),
+        ("flowcontrol.apiserver.k8s.io", _) => flow_control::describe(kind),
+        ("certificates.k8s.io", "CertificateSigningRequest") => certificate::signing_request(kind),
         ("discovery.k8s.io", "EndpointSlice") => endpoints::describe_slice(kind),
         ("apps", "ControllerRevision") => apps::controller_revision::describe(kind),
         ("apps", "DaemonSet") => apps::daemonset::describe(kind),

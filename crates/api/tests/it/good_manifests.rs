@@ -85,6 +85,23 @@ fn every_table_has_a_cell_for_each_column() {
 }
 
 #[test]
+fn the_columns_are_the_ones_that_kubectl_has_always_shown() {
+    let mut shown = String::new();
+    for kind in builtin().iter().filter(|kind| kind.verbs.contains(&"list")) {
+        let columns = kind.table.columns.iter();
+        let names: Vec<String> = columns
+            .map(
+                |column| {
+                    if column.priority > 0 { format!("({})", column.name) } else { column.name.to_string() }
+                },
+            )
+            .collect();
+        shown += &format!("{}/{} {}\n", kind.group, kind.plural, names.join(", "));
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
 fn every_kind_has_a_definition_and_survives_an_empty_object() {
     for kind in builtin().iter() {
         assert!(kind.definition.is_some(), "{}/{}", kind.group, kind.kind);

@@ -95,13 +95,8 @@ impl Resource {
     pub(crate) fn selection(&self, options: &ListOptions) -> Result<Selection, Status> {
         for requirement in options.fields.requirements() {
             if !self.kind.selects_by(&requirement.field) {
-                return Err(Status::bad_request(format!(
-                    "Unable to find {:?} that match label selector \"\", field selector {:?}: field label not \
-                     supported: {}",
-                    format!("{}/{}, Resource={}", self.kind.group, self.kind.version, self.kind.plural),
-                    options.fields.to_string(),
-                    requirement.field
-                )));
+                // kubectl adds itself which objects it could not find.
+                return Err(Status::bad_request(format!("field label not supported: {}", requirement.field)));
             }
         }
         Ok(Selection {
