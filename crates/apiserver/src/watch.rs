@@ -50,12 +50,15 @@ impl Type {
 /// Whether an object is in what the client selected.
 pub(crate) type Select = Box<dyn Fn(&Object) -> bool + Send + Sync>;
 
+/// Makes what is shown of an object; the flag is true for the first one.
+pub(crate) type Make = Box<dyn Fn(&Value, bool) -> Value + Send + Sync>;
+
 /// How the objects of a watch are encoded.
 pub(crate) enum Encoding {
     /// JSON as the cache holds it: the bytes of each event are shared by all watchers.
     Shared,
     /// Something else, made for this watcher; `first` is true until an object was encoded.
-    Made(Box<dyn Fn(&Value, bool) -> Value + Send + Sync>),
+    Made(Make),
 }
 
 /// What a client asked for.

@@ -234,7 +234,7 @@ impl Kind {
     pub(super) fn load(&self, objects: impl IntoIterator<Item = Arc<Object>>, floor: Revision) {
         let objects: Vec<Arc<Object>> = objects.into_iter().collect();
         let present: HashSet<&str> = objects.iter().map(|object| &*object.key).collect();
-        for (key, _) in &self.state.read().objects {
+        for key in self.state.read().objects.keys() {
             if !present.contains(&**key) {
                 self.observed(key, None, None);
             }

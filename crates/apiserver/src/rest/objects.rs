@@ -149,7 +149,7 @@ impl Resource {
         let key = self.key();
         for _ in 0..ATTEMPTS {
             let current = server.current(cached, &key).await?.ok_or_else(|| self.not_found())?;
-            let old = self.from_storage(current.value());
+            let old = self.shown(current.value());
             let mut new = change(&old)?;
             let named = self.check_preconditions(&mut new, &old)?;
             let write = Write {
@@ -342,7 +342,7 @@ impl Resource {
     }
 
     /// Returns a stored object in the version of this call.
-    pub(crate) fn from_storage(&self, object: Value) -> Value {
+    pub(crate) fn shown(&self, object: Value) -> Value {
         from_storage(&self.kind, object)
     }
 
@@ -384,10 +384,10 @@ fn carry_over(new: &mut Value, old: &Value) {
         }
     }
     // Upstream compares times by the second, and clients may send them back in another notation.
-    if new.get("creationTimestamp").is_some() {
-        if let Some(created) = old.get("creationTimestamp") {
-            new.insert("creationTimestamp".into(), created.clone());
-        }
+    if new.get("creationTimestamp").is_some()
+        && let Some(created) = old.get("creationTimestamp")
+    {
+        new.insert("creationTimestamp".into(), created.clone());
     }
     for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
         let empty = match new.get(key) {

@@ -105,7 +105,7 @@ impl Resource {
 
     fn answer_scale(&self, paths: &ScalePaths, object: &Object) -> Result<Response<Body>, Status> {
         let view = self.view()?;
-        Ok(view.encode(StatusCode::OK, &paths.of(&self.from_storage(object.value()))))
+        Ok(view.encode(StatusCode::OK, &paths.of(&self.shown(object.value()))))
     }
 
     async fn update_scale(&self, body: &Bytes) -> Result<Response<Body>, Status> {

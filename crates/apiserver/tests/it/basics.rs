@@ -19,7 +19,7 @@ async fn an_object_lives_from_create_to_delete() {
     let version = created.metadata.resource_version.clone().unwrap();
 
     let again = api.create(&PostParams::default(), &config_map("one")).await.unwrap_err();
-    assert_eq!(again.to_string().contains("configmaps \"one\" already exists"), true, "{again}");
+    assert!(again.to_string().contains("configmaps \"one\" already exists"), "{again}");
 
     let mut read = api.get("one").await.unwrap();
     assert_eq!(read, created);

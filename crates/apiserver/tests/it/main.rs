@@ -1,7 +1,10 @@
 //! The API server as its clients see it: `kube` over the in-process transport, and bare HTTP where the
 //! exact answer matters.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod applying;
+mod bad_requests;
 mod basics;
 mod kit;
 mod proxying;

@@ -63,7 +63,8 @@ where
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let config =
-        tls::server(authority.issue("node", "system:nodes"), &[authority.certificate.clone()]).unwrap();
+        tls::server(authority.issue("node", "system:nodes"), std::slice::from_ref(&authority.certificate))
+            .unwrap();
     let (_sender, receiver) = tokio::sync::watch::channel(Arc::new(config));
     tasks.spawn("played server", serve(listener, receiver, service, tasks.clone()));
     address
@@ -136,7 +137,8 @@ async fn lab() -> Lab {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let api = listener.local_addr().unwrap();
     let config =
-        tls::server(authority.issue("kube-apiserver", ""), &[authority.certificate.clone()]).unwrap();
+        tls::server(authority.issue("kube-apiserver", ""), std::slice::from_ref(&authority.certificate))
+            .unwrap();
     let (_sender, receiver) = tokio::sync::watch::channel(Arc::new(config));
     server.serve(listener, receiver);
 
@@ -202,7 +204,7 @@ async fn logs_and_node_paths_come_from_the_node_agent() {
 async fn an_exec_is_a_tunnel_to_the_node_agent() {
     let lab = lab().await;
     let admin = lab.authority.issue("kubernetes-admin", "system:masters");
-    let mut config = tls::client(&[lab.authority.certificate.clone()], Some(admin)).unwrap();
+    let mut config = tls::client(std::slice::from_ref(&lab.authority.certificate), Some(admin)).unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TcpStream::connect(lab.api).await.unwrap();
     let name = rustls::pki_types::ServerName::IpAddress(lab.api.ip().into());
