@@ -53,10 +53,12 @@ async fn capabilities_and_privileges_are_what_was_asked_for() {
     }
     // The root of a container cannot do what only the node's may.
     let script = "mount -t tmpfs x /tmp && echo mounted; echo 1 >/proc/sys/kernel/panic && echo written; \
-                  mknod /dev/sda b 8 0; head -c 1 /dev/sda >/dev/null && echo read; \
+                  mknod /dev/disk b $(cat /sys/class/block/*/dev | head -n 1 | tr : ' '); \
+                  head -c 1 /dev/disk >/dev/null && echo read; head -c 1 /dev/zero && echo zero; \
                   mknod /tmp/vda b 254 0; head -c 1 /tmp/vda >/dev/null && echo read; ls /proc/acpi /sys/firmware; true";
     let (_, log) = kit.run(&sandbox, shell(script)).await;
     assert!(!log.contains("o: mounted") && !log.contains("o: written") && !log.contains("o: read"), "{log}");
+    assert!(log.contains("zero"), "the harmless devices are there: {log}");
     let privileged = Security { privileged: true, ..Security::default() };
     let (_, log) =
         kit.run(&sandbox, with("mount -t tmpfs x /tmp && echo mounted; ls /sys/firmware", privileged)).await;

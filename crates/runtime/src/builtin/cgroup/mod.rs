@@ -3,6 +3,8 @@
 //! Every limit is best effort where the kernel or the node lacks the controller: a pod without its CPU share is
 //! better than no pod. What cannot be set is logged.
 
+mod devices;
+
 use std::path::{Path, PathBuf};
 
 use crate::helper::bundle::Groups;
@@ -34,7 +36,7 @@ pub(super) struct Cgroups {
     version: Version,
     /// Below every mount point.
     root: PathBuf,
-    /// The file that lists the group this process is in already, with version 1.
+    /// The file that lists the group this process is in already.
     own: Option<PathBuf>,
 }
 
@@ -68,7 +70,7 @@ impl Cgroups {
 
     /// Makes the next entering of a group quick. To be called where it may block for some milliseconds.
     ///
-    /// Entering a group of version 1 waits until every processor has passed a quiet point (an RCU grace period, 5 to
+    /// Entering a group waits until every processor has passed a quiet point (an RCU grace period, 5 to
     /// 40 ms), unless another entering has waited just before. Moving this process to where it is already does
     /// that waiting while a container is still being prepared.
     pub(super) fn warm_up(&self) {
@@ -131,11 +133,16 @@ impl Cgroups {
 
     /// Allows a container the devices that are harmless and `more` (`c 10:200 rwm`), and no others.
     pub(super) fn restrict_devices(&self, path: &str, more: &[String]) {
-        // Version 2 has no file for it; there the container's root file system is mounted without devices.
-        if let (false, Some(directory)) = (self.is_unified(), self.directory("devices", path)) {
+        let Some(directory) = self.directory("devices", path) else { return };
+        let rules: Vec<&str> = DEVICES.into_iter().chain(more.iter().map(String::as_str)).collect();
+        if self.is_unified() {
+            if let Err(error) = devices::restrict(&directory, &rules) {
+                tracing::warn!(group = %directory.display(), %error, "devices are not restricted");
+            }
+        } else {
             set(&directory.join("devices.deny"), "a");
-            for device in DEVICES.into_iter().chain(more.iter().map(String::as_str)) {
-                set(&directory.join("devices.allow"), device);
+            for rule in rules {
+                set(&directory.join("devices.allow"), rule);
             }
         }
     }
@@ -221,12 +228,16 @@ fn parse(mounts: &str) -> Version {
 
 /// Finds the group that this process is in, from the text of `/proc/self/cgroup`.
 fn own_group(version: &Version, groups: &str) -> Option<PathBuf> {
-    let Version::Split(mounts) = version else { return None };
-    let (mount, controllers) = mounts.first()?;
+    let (mount, ours): (&Path, &dyn Fn(&str) -> bool) = match version {
+        Version::Unified(mount) => (mount, &str::is_empty),
+        Version::Split(mounts) => {
+            let (mount, controllers) = mounts.first()?;
+            (mount, &|listed| listed.split(',').any(|name| controllers.iter().any(|other| other == name)))
+        }
+    };
     let path = groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
-        let listed = fields.next()?;
-        listed.split(',').any(|name| controllers.iter().any(|other| other == name)).then(|| fields.next())?
+        if ours(fields.next()?) { fields.next() } else { None }
     })?;
     Some(mount.join(relative(path)).join("cgroup.procs"))
 }
@@ -350,7 +361,8 @@ mod tests {
         let groups = "4:memory:/other\n2:cpuacct,cpu:/a/b\n0::/\n";
         assert_eq!(own_group(&version, groups), Some("/sys/fs/cgroup/cpu/a/b/cgroup.procs".into()));
         assert_eq!(own_group(&version, "0::/\n"), None);
-        assert_eq!(own_group(&Version::Unified("/sys/fs/cgroup".into()), groups), None);
+        let unified = Version::Unified("/sys/fs/cgroup".into());
+        assert_eq!(own_group(&unified, groups), Some("/sys/fs/cgroup/cgroup.procs".into()));
     }
 
     #[test]
