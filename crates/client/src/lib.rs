@@ -7,6 +7,7 @@
 pub mod connect;
 mod informer;
 mod key;
+mod leader;
 mod queue;
 mod recorder;
 mod reflect;
@@ -14,6 +15,7 @@ mod registry;
 
 pub use informer::{Delta, IndexFn, Informer, Notice, Subscription};
 pub use key::Key;
+pub use leader::Leadership;
 pub use queue::WorkQueue;
 pub use recorder::{EventType, Recorder};
 pub use reflect::{Selection, Sink};

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -15,6 +16,12 @@ use tokio::sync::mpsc;
 const WAITING: usize = 1024;
 /// How many events are remembered for counting.
 const REMEMBERED: usize = 1024;
+/// How many events about one object are written at once …
+const BURST: f64 = 25.0;
+/// … and how long it takes until one more may be: a controller of hundreds of pods must not flood the store.
+const REFILL: Duration = Duration::from_secs(300);
+/// How many objects are remembered for that.
+const OBJECTS: usize = 1024;
 
 /// Whether an event is news or trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,11 +48,13 @@ pub struct Recorder {
     clock: SharedClock,
 }
 
+/// Kind, namespace, name, uid and field: identifies an object, also after another one took its name.
+type ObjectId = (String, String, String, String, String);
+
 /// What happened; equal ones are counted in one event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct What {
-    /// Identifies the object, also after another one took its name.
-    object: (String, String, String, String, String),
+    object: ObjectId,
     kind_of_event: EventType,
     reason: String,
     message: String,
@@ -133,10 +142,46 @@ impl Memory {
     }
 }
 
+/// Lets through a burst of events about each object, then one in a while.
+#[derive(Default)]
+struct Limiter {
+    /// What each object has left, and when that was true.
+    left: HashMap<ObjectId, (f64, jiff::Timestamp)>,
+    order: VecDeque<ObjectId>,
+}
+
+impl Limiter {
+    fn admits(&mut self, object: &ObjectId, now: jiff::Timestamp) -> bool {
+        if let Some((left, since)) = self.left.get_mut(object) {
+            let passed = now.duration_since(*since).as_secs_f64().max(0.0);
+            *left = (*left + passed / REFILL.as_secs_f64()).min(BURST);
+            *since = now;
+            if *left < 1.0 {
+                return false;
+            }
+            *left -= 1.0;
+            return true;
+        }
+        if self.order.len() >= OBJECTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.left.remove(&oldest);
+        }
+        self.order.push_back(object.clone());
+        self.left.insert(object.clone(), (BURST - 1.0, now));
+        true
+    }
+}
+
 async fn write_all(client: kube::Client, source: EventSource, mut waiting: mpsc::Receiver<Occurrence>) {
     let mut memory = Memory::default();
+    let mut limiter = Limiter::default();
     let mut last_stamp = 0;
     while let Some(occurrence) = waiting.recv().await {
+        if !limiter.admits(&occurrence.what.object, occurrence.at) {
+            tracing::debug!(reason = occurrence.what.reason, "too many events about one object");
+            continue;
+        }
         if let Some(known) = memory.events.get_mut(&occurrence.what) {
             match count_up(&client, known, occurrence.at).await {
                 Ok(true) => continue,
@@ -209,6 +254,18 @@ fn compose(source: &EventSource, occurrence: &Occurrence, stamp: i128) -> Event 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_object_gets_a_burst_of_events_and_then_few() {
+        let mut limiter = Limiter::default();
+        let (a, b) = (ObjectId::default(), ("Pod".to_owned(), String::new(), String::new(), String::new(), String::new()));
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let admitted = (0..100).filter(|_| limiter.admits(&a, at(0))).count();
+        assert_eq!(admitted, 25);
+        assert!(limiter.admits(&b, at(0)));
+        assert!(!limiter.admits(&a, at(299)));
+        assert!(limiter.admits(&a, at(301)));
+    }
 
     #[test]
     fn an_event_about_a_node_lives_in_the_default_namespace() {

@@ -7,13 +7,19 @@
 //! [`client::WorkQueue`] and hands a reconcile function to [`frame::Context::work`]; a line in [`run`].
 
 mod addons;
+mod certificates;
 mod claim;
 mod config;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod discover;
+mod disruption;
 mod endpoints;
 mod frame;
 mod garbage;
+mod history;
+mod job;
 mod load_balancer;
 mod namespace;
 mod node_ipam;
@@ -21,8 +27,11 @@ mod node_lifecycle;
 mod node_roles;
 mod pod_gc;
 mod pods;
+mod quota;
 mod replicas;
 mod service_account;
+mod stateful_set;
+mod ttl;
 
 use client::Informers;
 pub use config::Config;
@@ -61,4 +70,12 @@ pub fn run(
     pod_gc::start(&context);
     node_lifecycle::start(&context);
     load_balancer::start(&context);
+    job::start(&context);
+    cron_job::start(&context);
+    ttl::start(&context);
+    daemon_set::start(&context);
+    stateful_set::start(&context);
+    disruption::start(&context);
+    quota::start(&context);
+    certificates::start(&context);
 }

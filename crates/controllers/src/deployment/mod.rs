@@ -6,3 +6,4 @@ mod rolling;
 mod status;
 
 pub(crate) use engine::start;
+pub(crate) use rolling::resolve;

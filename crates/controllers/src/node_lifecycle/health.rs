@@ -30,6 +30,7 @@ struct Controller {
     context: Context,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    leases: Informer<Lease>,
     recorder: Recorder,
     heard: parking_lot::Mutex<HashMap<Key, Timestamp>>,
 }
@@ -39,13 +40,13 @@ pub(super) fn start(context: &Context) {
         context: context.clone(),
         nodes: context.informers.of(),
         pods: context.informers.of(),
+        leases: context
+            .informers
+            .start(Api::namespaced(context.client.clone(), LEASES), client::Selection::default()),
         recorder: context.recorder("node-controller"),
         heard: parking_lot::Mutex::default(),
     });
     pods::add_indices(&controller.pods);
-    let leases: Informer<Lease> = context
-        .informers
-        .start(Api::namespaced(context.client.clone(), LEASES), client::Selection::default());
     let queue = context.queue();
     let (hearing, node_queue) = (controller.clone(), queue.clone());
     controller.nodes.observe(move |delta: &Delta<Node>| {
@@ -72,20 +73,18 @@ pub(super) fn start(context: &Context) {
         node_queue.add(key);
     });
     let hearing = controller.clone();
-    leases.observe(move |delta| {
+    controller.leases.observe(move |delta| {
         // The moments are noted; the node's own timer looks at them when it is due.
         if !matches!(delta, Delta::Deleted(_)) {
             hearing.hear(Key::cluster(name(&**delta.object())));
         }
     });
     let ready = {
-        let (nodes, pods) = (controller.nodes.clone(), controller.pods.clone());
+        let controller = controller.clone();
         async move {
-            nodes.wait_synced().await;
-            pods.wait_synced().await;
-            // Keeps the watch of leases for as long as the controller works.
-            leases.wait_synced().await;
-            std::mem::forget(leases);
+            controller.nodes.wait_synced().await;
+            controller.pods.wait_synced().await;
+            controller.leases.wait_synced().await;
         }
     };
     context.work("node lifecycle", 2, &queue, ready, move |key| {

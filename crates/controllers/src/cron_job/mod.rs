@@ -1,0 +1,6 @@
+//! Cron jobs: a job each time that a schedule names.
+
+mod engine;
+mod schedule;
+
+pub(crate) use engine::start;

@@ -1,0 +1,6 @@
+//! Daemon sets: a pod on every node that fits.
+
+mod decide;
+mod engine;
+
+pub(crate) use engine::start;
