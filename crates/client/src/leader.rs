@@ -44,7 +44,13 @@ enum Move {
 impl Leadership {
     /// Takes part in the contest for the lease `name` in `namespace` as `identity`, which nobody else may use.
     #[must_use]
-    pub fn new(client: kube::Client, namespace: &str, name: &str, identity: &str, clock: SharedClock) -> Self {
+    pub fn new(
+        client: kube::Client,
+        namespace: &str,
+        name: &str,
+        identity: &str,
+        clock: SharedClock,
+    ) -> Self {
         Self {
             leases: Api::namespaced(client, namespace),
             name: name.to_owned(),
@@ -112,7 +118,9 @@ impl Leadership {
     }
 
     fn decide(&mut self, lease: Option<&Lease>, now: Timestamp) -> Move {
-        let Some(spec) = lease.map(|lease| lease.spec.clone().unwrap_or_default()) else { return Move::Create };
+        let Some(spec) = lease.map(|lease| lease.spec.clone().unwrap_or_default()) else {
+            return Move::Create;
+        };
         let holder = spec.holder_identity.unwrap_or_default();
         if holder == self.identity {
             return Move::Renew;

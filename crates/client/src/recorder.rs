@@ -258,7 +258,10 @@ mod tests {
     #[test]
     fn one_object_gets_a_burst_of_events_and_then_few() {
         let mut limiter = Limiter::default();
-        let (a, b) = (ObjectId::default(), ("Pod".to_owned(), String::new(), String::new(), String::new(), String::new()));
+        let (a, b) = (
+            ObjectId::default(),
+            ("Pod".to_owned(), String::new(), String::new(), String::new(), String::new()),
+        );
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let admitted = (0..100).filter(|_| limiter.admits(&a, at(0))).count();
         assert_eq!(admitted, 25);

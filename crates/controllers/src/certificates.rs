@@ -41,8 +41,7 @@ pub(crate) fn start(context: &Context) {
             None
         }
     });
-    let controller =
-        Arc::new(Controller { context: context.clone(), requests: context.informers.of(), key });
+    let controller = Arc::new(Controller { context: context.clone(), requests: context.informers.of(), key });
     let queue = context.queue();
     frame::enqueue(&controller.requests, &queue);
     let requests = controller.requests.clone();
@@ -68,15 +67,17 @@ fn subject(parsed: &CertificateSigningRequestParams, of: &DnType) -> String {
 
 fn parse(spec: &CertificateSigningRequestSpec) -> Result<CertificateSigningRequestParams, String> {
     let text = std::str::from_utf8(&spec.request.0).map_err(|_| "the request is not PEM".to_owned())?;
-    CertificateSigningRequestParams::from_pem(text).map_err(|error| format!("the request cannot be read: {error}"))
+    CertificateSigningRequestParams::from_pem(text)
+        .map_err(|error| format!("the request cannot be read: {error}"))
 }
 
 /// Returns why a signer does not sign such a request.
 fn refusal(spec: &CertificateSigningRequestSpec, parsed: &CertificateSigningRequestParams) -> Option<String> {
     let usages = spec.usages.clone().unwrap_or_default();
     let only = |allowed: &[&str], needed: &str| {
-        (!usages.iter().all(|usage| allowed.contains(&usage.as_str())) || !usages.iter().any(|usage| usage == needed))
-            .then(|| format!("usages did not match {allowed:?}"))
+        (!usages.iter().all(|usage| allowed.contains(&usage.as_str()))
+            || !usages.iter().any(|usage| usage == needed))
+        .then(|| format!("usages did not match {allowed:?}"))
     };
     let organization = subject(parsed, &DnType::OrganizationName);
     let common_name = subject(parsed, &DnType::CommonName);
@@ -84,10 +85,14 @@ fn refusal(spec: &CertificateSigningRequestSpec, parsed: &CertificateSigningRequ
     match spec.signer_name.as_str() {
         CLIENT => only(&["client auth", "digital signature", "key encipherment"], "client auth"),
         NODE_CLIENT if !is_node => Some("subject is not that of a node".into()),
-        NODE_CLIENT if !parsed.params.subject_alt_names.is_empty() => Some("client certificates have no names".into()),
+        NODE_CLIENT if !parsed.params.subject_alt_names.is_empty() => {
+            Some("client certificates have no names".into())
+        }
         NODE_CLIENT => only(&["client auth", "digital signature", "key encipherment"], "client auth"),
         NODE_SERVING if !is_node => Some("subject is not that of a node".into()),
-        NODE_SERVING if parsed.params.subject_alt_names.is_empty() => Some("there is no name to serve".into()),
+        NODE_SERVING if parsed.params.subject_alt_names.is_empty() => {
+            Some("there is no name to serve".into())
+        }
         NODE_SERVING => only(&["server auth", "digital signature", "key encipherment"], "server auth"),
         _ => None,
     }
@@ -218,7 +223,12 @@ impl Controller {
 mod tests {
     use super::*;
 
-    fn spec(signer: &str, organization: &str, common_name: &str, usages: &[&str]) -> CertificateSigningRequestSpec {
+    fn spec(
+        signer: &str,
+        organization: &str,
+        common_name: &str,
+        usages: &[&str],
+    ) -> CertificateSigningRequestSpec {
         let key = KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();

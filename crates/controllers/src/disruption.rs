@@ -48,7 +48,8 @@ pub(crate) fn start(context: &Context) {
     let (budgets, pod_queue) = (controller.budgets.clone(), queue.clone());
     controller.pods.observe(move |delta: &Delta<Pod>| {
         let pod = delta.object();
-        let view = |pod: &Pod| (pods::is_ready(pod), is_deleting(pod), pods::is_finished(pod), labels(pod).clone());
+        let view =
+            |pod: &Pod| (pods::is_ready(pod), is_deleting(pod), pods::is_finished(pod), labels(pod).clone());
         if delta.old().is_some_and(|old| view(old) == view(pod)) && !matches!(delta, Delta::Deleted(_)) {
             return;
         }
@@ -156,7 +157,9 @@ impl Controller {
         let (disrupted, again) = still_disrupted(&old, &own, now);
         let healthy = own
             .iter()
-            .filter(|pod| !is_deleting(&***pod) && pods::is_ready(pod) && !disrupted.contains_key(name(&***pod)))
+            .filter(|pod| {
+                !is_deleting(&***pod) && pods::is_ready(pod) && !disrupted.contains_key(name(&***pod))
+            })
             .count();
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let (expected, wanted) = match desired(&budget, number(own.len()), || self.scale(&own)) {
@@ -203,8 +206,14 @@ fn still_disrupted(
     (still, again)
 }
 
-fn conditions(old: &PodDisruptionBudgetStatus, allowed: i32, generation: Option<i64>, now: &Time) -> Vec<Condition> {
-    let (status, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+fn conditions(
+    old: &PodDisruptionBudgetStatus,
+    allowed: i32,
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
+    let (status, reason) =
+        if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
     let known = old.conditions.iter().flatten().find(|one| one.type_ == "DisruptionAllowed");
     let since = known.filter(|known| known.status == status).map(|known| known.last_transition_time.clone());
     vec![Condition {

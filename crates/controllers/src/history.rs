@@ -15,7 +15,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use machinery::names::safe_encode;
 use serde_json::{Value, json};
 
-use crate::frame::{Context, Error, Result, absent_is_fine, code, controlled_by, controller_of, name, namespace, uid};
+use crate::frame::{
+    Context, Error, Result, absent_is_fine, code, controlled_by, controller_of, name, namespace, uid,
+};
 
 pub(crate) const HASH_LABEL: &str = "controller-revision-hash";
 /// The index of revisions by the uid of their owner.
@@ -80,7 +82,8 @@ where
     all.sort_by_key(|revision| (revision.revision, name(&**revision).to_owned()));
     let next = all.last().map_or(1, |last| last.revision + 1);
     let api = context.api::<ControllerRevision>(namespace(owner));
-    let known = all.iter().rposition(|revision| revision.data.as_ref().is_some_and(|data| same(&data.0, &wanted)));
+    let known =
+        all.iter().rposition(|revision| revision.data.as_ref().is_some_and(|data| same(&data.0, &wanted)));
     let current = match known {
         Some(at) if at + 1 == all.len() => all[at].clone(),
         Some(at) => {
@@ -101,7 +104,13 @@ fn same(a: &Value, b: &Value) -> bool {
     a == b
 }
 
-async fn make<O>(context: &Context, owner: &O, template: &PodTemplateSpec, data: Value, number: i64) -> Result<ControllerRevision>
+async fn make<O>(
+    context: &Context,
+    owner: &O,
+    template: &PodTemplateSpec,
+    data: Value,
+    number: i64,
+) -> Result<ControllerRevision>
 where
     O: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -167,9 +176,10 @@ mod tests {
 
     #[test]
     fn a_version_brings_its_template_back() {
-        let original: PodTemplateSpec =
-            serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "x"}]}}))
-                .unwrap();
+        let original: PodTemplateSpec = serde_json::from_value(
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "x"}]}}),
+        )
+        .unwrap();
         let revision = ControllerRevision {
             data: Some(RawExtension(data(&original).unwrap())),
             ..ControllerRevision::default()

@@ -67,7 +67,8 @@ fn in_scopes(quota: &ResourceQuota, pod: &Pod) -> bool {
     let spec = pod.spec.clone().unwrap_or_default();
     let best_effort = spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(|container| {
         container.resources.as_ref().is_none_or(|resources| {
-            let none = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().is_none_or(BTreeMap::is_empty);
+            let none =
+                |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().is_none_or(BTreeMap::is_empty);
             none(&resources.requests) && none(&resources.limits)
         })
     });
@@ -81,7 +82,8 @@ fn in_scopes(quota: &ResourceQuota, pod: &Pod) -> bool {
     };
     let quota_spec = quota.spec.clone().unwrap_or_default();
     let plain = quota_spec.scopes.unwrap_or_default();
-    let selected = quota_spec.scope_selector.and_then(|selector| selector.match_expressions).unwrap_or_default();
+    let selected =
+        quota_spec.scope_selector.and_then(|selector| selector.match_expressions).unwrap_or_default();
     plain.iter().all(|scope| holds(scope))
         && selected.iter().all(|one| match one.scope_name.as_str() {
             "PriorityClass" => {
@@ -104,7 +106,8 @@ fn pod_sum(own: &[Arc<Pod>], resource: &str) -> Option<Quantity> {
         Some(name) => (true, name),
         None => (false, resource.strip_prefix("requests.").unwrap_or(resource)),
     };
-    if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && resource.strip_prefix("requests.").is_none() {
+    if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && resource.strip_prefix("requests.").is_none()
+    {
         return None;
     }
     let mut sum = 0i128;
@@ -112,7 +115,8 @@ fn pod_sum(own: &[Arc<Pod>], resource: &str) -> Option<Quantity> {
         let Some(spec) = &pod.spec else { continue };
         let of = |container: &k8s_openapi::api::core::v1::Container| {
             let resources = container.resources.as_ref();
-            let list = resources.and_then(|one| if limits { one.limits.as_ref() } else { one.requests.as_ref() });
+            let list =
+                resources.and_then(|one| if limits { one.limits.as_ref() } else { one.requests.as_ref() });
             list.and_then(|list| list.get(name)).map_or(0, |quantity| milli(&quantity.0))
         };
         let together: i128 = spec.containers.iter().map(of).sum();
@@ -124,7 +128,8 @@ fn pod_sum(own: &[Arc<Pod>], resource: &str) -> Option<Quantity> {
 
 /// Reads a quantity in thousandths; what cannot be read counts as nothing.
 fn milli(text: &str) -> i128 {
-    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+')).unwrap_or(text.len());
+    let end =
+        text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let factor: i128 = match suffix {
         "" => 1000,
@@ -160,7 +165,8 @@ impl Controller {
             .filter(|pod| !pods::is_finished(pod) && in_scopes(&quota, pod))
             .collect();
         let services = self.services.in_namespace(&key.namespace);
-        let kind = |service: &Service| service.spec.as_ref().and_then(|spec| spec.type_.clone()).unwrap_or_default();
+        let kind =
+            |service: &Service| service.spec.as_ref().and_then(|spec| spec.type_.clone()).unwrap_or_default();
         let mut used = BTreeMap::new();
         let mut resources: Option<Vec<Resource>> = None;
         let mut recount = false;
@@ -176,7 +182,9 @@ impl Controller {
                     services
                         .iter()
                         .filter(|service| matches!(kind(service).as_str(), "NodePort" | "LoadBalancer"))
-                        .map(|service| service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).map_or(0, Vec::len))
+                        .map(|service| {
+                            service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).map_or(0, Vec::len)
+                        })
                         .sum(),
                 ),
                 other => match pod_sum(&own, other) {
@@ -204,7 +212,8 @@ impl Controller {
     async fn count(&self, name: &str, namespace: &str, resources: &[Resource]) -> Result<Option<Quantity>> {
         let name = name.strip_prefix("count/").unwrap_or(name);
         let (plural, group) = name.split_once('.').unwrap_or((name, ""));
-        let Some(resource) = resources.iter().find(|one| one.api.plural == plural && one.api.group == group) else {
+        let Some(resource) = resources.iter().find(|one| one.api.plural == plural && one.api.group == group)
+        else {
             return Ok(None);
         };
         let found = resource.metadata(&self.context.client, namespace).list(&ListParams::default()).await?;

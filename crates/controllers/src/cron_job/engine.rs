@@ -76,7 +76,9 @@ fn due(schedule: &Schedule, zone: &TimeZone, earliest: Timestamp, now: Timestamp
     let mut at = earliest;
     // Long away, only the latest matter: the search starts a day before now.
     let day_ago = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MIN);
-    if schedule.next(at, zone).is_some_and(|next| next < day_ago) && schedule.next(day_ago, zone).is_some_and(|next| next <= now) {
+    if schedule.next(at, zone).is_some_and(|next| next < day_ago)
+        && schedule.next(day_ago, zone).is_some_and(|next| next <= now)
+    {
         at = day_ago;
         due.missed = MANY;
     }
@@ -109,13 +111,19 @@ impl Engine {
             .jobs
             .in_namespace(&key.namespace)
             .into_iter()
-            .filter(|job| controller_of(&**job).is_some_and(|owner| Some(&owner.uid) == cron.metadata.uid.as_ref()))
+            .filter(|job| {
+                controller_of(&**job).is_some_and(|owner| Some(&owner.uid) == cron.metadata.uid.as_ref())
+            })
             .collect();
         let old = cron.status.clone().unwrap_or_default();
         let mut new = old.clone();
         self.take_in_jobs(&cron, &own, &mut new);
         self.forget_old(&cron, &spec, &own).await?;
-        let next = if is_deleting(&*cron) { Next::Done } else { self.run_due(key, &cron, &spec, &own, &mut new).await? };
+        let next = if is_deleting(&*cron) {
+            Next::Done
+        } else {
+            self.run_due(key, &cron, &spec, &own, &mut new).await?
+        };
         self.write(key, &cron, &old, &new).await?;
         Ok(next)
     }
@@ -160,9 +168,13 @@ impl Engine {
         ] {
             let mut ended: Vec<_> = own
                 .iter()
-                .filter(|job| job::finished(job).is_some_and(|end| end.type_ == kind) && !is_deleting(&***job))
+                .filter(|job| {
+                    job::finished(job).is_some_and(|end| end.type_ == kind) && !is_deleting(&***job)
+                })
                 .collect();
-            ended.sort_by_key(|job| job.status.as_ref().and_then(|status| status.start_time.clone()).map(|time| time.0));
+            ended.sort_by_key(|job| {
+                job.status.as_ref().and_then(|status| status.start_time.clone()).map(|time| time.0)
+            });
             let excess = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
             for job in ended.into_iter().take(excess) {
                 self.delete(cron, job).await?;
@@ -227,7 +239,8 @@ impl Engine {
         let running = status.active.clone().unwrap_or_default();
         match spec.concurrency_policy.as_deref() {
             Some("Forbid") if !running.is_empty() => {
-                let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
+                let message =
+                    "Not starting job because prior execution is running and concurrency policy is Forbid";
                 self.recorder.event(cron, EventType::Normal, "JobAlreadyActive", message);
                 return Ok(again);
             }

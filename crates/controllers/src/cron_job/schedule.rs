@@ -46,7 +46,8 @@ pub(crate) fn parse(text: &str) -> Result<Schedule, String> {
         other => other,
     };
     if let Some(every) = text.strip_prefix("@every ") {
-        let span: SignedDuration = every.trim().parse().map_err(|error| format!("schedule {text:?}: {error}"))?;
+        let span: SignedDuration =
+            every.trim().parse().map_err(|error| format!("schedule {text:?}: {error}"))?;
         let span = Duration::try_from(span).map_err(|_| format!("schedule {text:?} is negative"))?;
         return Ok(Schedule::Every(span.max(Duration::from_secs(1))));
     }
@@ -134,7 +135,8 @@ impl Fields {
     fn next(&self, from: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let start = from.to_zoned(zone.clone());
         let last_year = start.year().saturating_add(YEARS);
-        let mut at = start.checked_add(1.minute()).ok()?.with().second(0).subsec_nanosecond(0).build().ok()?;
+        let mut at =
+            start.checked_add(1.minute()).ok()?.with().second(0).subsec_nanosecond(0).build().ok()?;
         while at.year() <= last_year {
             if !has(self.months, at.month()) {
                 at = at.first_of_month().ok()?.start_of_day().ok()?.checked_add(1.month()).ok()?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint,
-    Toleration,
+    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
+    Taint, Toleration,
 };
 
 use crate::claim::labels;
@@ -131,8 +131,9 @@ pub(crate) fn fits(spec: &PodSpec, node: &Node) -> (bool, bool) {
     }
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let untolerated =
-        |effects: &[&str]| taints.iter().any(|taint| effects.contains(&taint.effect.as_str()) && !tolerates(tolerations, taint));
+    let untolerated = |effects: &[&str]| {
+        taints.iter().any(|taint| effects.contains(&taint.effect.as_str()) && !tolerates(tolerations, taint))
+    };
     (!untolerated(&["NoSchedule", "NoExecute"]), !untolerated(&["NoExecute"]))
 }
 
@@ -198,7 +199,11 @@ pub(crate) fn plan(
         here.retain(|pod| !pods::is_finished(pod));
         // The oldest stays where there are too many.
         here.sort_by_key(|pod| {
-            (is_deleting(&***pod), pod.metadata.creation_timestamp.as_ref().map(|time| time.0), name(&***pod).to_owned())
+            (
+                is_deleting(&***pod),
+                pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                name(&***pod).to_owned(),
+            )
         });
         if here.len() > 1 {
             plan.delete.extend(here.drain(1..).filter(|pod| !is_deleting(&***pod)).cloned());
@@ -250,7 +255,10 @@ mod tests {
 
     fn node(name: &str, spec: Value) -> Arc<Node> {
         Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": name, "labels": {"disk": "ssd"}}, "spec": spec})).unwrap(),
+            serde_json::from_value(
+                json!({"metadata": {"name": name, "labels": {"disk": "ssd"}}, "spec": spec}),
+            )
+            .unwrap(),
         )
     }
 

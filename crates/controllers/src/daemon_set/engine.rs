@@ -54,7 +54,9 @@ pub(crate) fn start(context: &Context) {
         if controller_of(&**pod).is_none() && !matches!(delta, Delta::Deleted(_)) {
             for set in sets.in_namespace(namespace(&**pod)) {
                 let selector = claim::selector(set.spec.as_ref().map(|spec| &spec.selector));
-                if selector.is_some_and(|selector| kube::core::SelectorExt::matches(&selector, labels(&**pod))) {
+                if selector
+                    .is_some_and(|selector| kube::core::SelectorExt::matches(&selector, labels(&**pod)))
+                {
                     pod_queue.add(Key::of(&*set));
                 }
             }
@@ -62,7 +64,9 @@ pub(crate) fn start(context: &Context) {
     });
     let (sets, node_queue) = (engine.sets.clone(), queue.clone());
     engine.nodes.observe(move |delta: &Delta<Node>| {
-        let view = |node: &Node| (node.metadata.labels.clone(), node.spec.as_ref().and_then(|spec| spec.taints.clone()));
+        let view = |node: &Node| {
+            (node.metadata.labels.clone(), node.spec.as_ref().and_then(|spec| spec.taints.clone()))
+        };
         if delta.old().is_none_or(|old| view(old) != view(delta.object())) {
             sets.keys().into_iter().for_each(|key| node_queue.add(key));
         }
@@ -123,13 +127,13 @@ impl Engine {
         });
         let min_ready = seconds(spec.min_ready_seconds.unwrap_or(0));
         let rollout = Rollout { hash: &hash, unavailable };
-        let plan =
-            decide::plan(&pod_spec, &nodes, &own, rollout, min_ready, self.context.clock.now());
+        let plan = decide::plan(&pod_spec, &nodes, &own, rollout, min_ready, self.context.clock.now());
 
         let mut failure = None;
         for pod in &plan.failed {
             let node = decide::node_of(pod).unwrap_or_default();
-            let message = format!("Found failed daemon pod {} on node {node}, will try to kill it", Key::of(&**pod));
+            let message =
+                format!("Found failed daemon pod {} on node {node}, will try to kill it", Key::of(&**pod));
             self.recorder.event(&*set, EventType::Warning, "FailedDaemonPod", message);
         }
         for pod in &plan.delete {
@@ -203,7 +207,12 @@ impl Engine {
             }
             Err(error) => {
                 let text = error_text(&error);
-                self.recorder.event(set, EventType::Warning, "FailedCreate", format!("Error creating: {text}"));
+                self.recorder.event(
+                    set,
+                    EventType::Warning,
+                    "FailedCreate",
+                    format!("Error creating: {text}"),
+                );
                 Some(text)
             }
         }

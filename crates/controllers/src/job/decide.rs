@@ -41,7 +41,8 @@ pub(crate) fn index_of(pod: &Pod) -> Option<i32> {
 
 /// Tells how a pod ended, if it did. One that is being deleted counts as failed, unless the job waits for its end.
 pub(crate) fn outcome(job: &Job, pod: &Pod) -> Option<Outcome> {
-    let only_failed = job.spec.as_ref().and_then(|spec| spec.pod_replacement_policy.as_deref()) == Some("Failed");
+    let only_failed =
+        job.spec.as_ref().and_then(|spec| spec.pod_replacement_policy.as_deref()) == Some("Failed");
     match pods::phase(pod) {
         "Succeeded" => Some(Outcome::Succeeded),
         "Failed" => Some(Outcome::Failed),
@@ -83,7 +84,8 @@ pub(crate) fn verdict(job: &Job, counted: &Counted, active: &[Arc<Pod>], now: Ti
     let failed = |reason, message: &str| Some(Verdict { succeeded: false, reason, message: message.into() });
     let limit = spec.backoff_limit.unwrap_or(6);
     let restarts: i32 = active.iter().map(|pod| restarts(pod)).sum();
-    let on_failure = spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
+    let on_failure =
+        spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
     if counted.failed > limit || (on_failure && restarts > 0 && restarts >= limit.max(1)) {
         return failed("BackoffLimitExceeded", "Job has reached the specified backoff limit");
     }
@@ -122,15 +124,26 @@ pub(crate) fn is_suspended(job: &Job) -> bool {
 }
 
 /// Decides how many pods to make or delete while the job goes on.
-pub(crate) fn plan(job: &Job, counted: &Counted, active: &[Arc<Pod>], ended: &[Arc<Pod>], now: Timestamp) -> Plan {
+pub(crate) fn plan(
+    job: &Job,
+    counted: &Counted,
+    active: &[Arc<Pod>],
+    ended: &[Arc<Pod>],
+    now: Timestamp,
+) -> Plan {
     let Some(spec) = &job.spec else { return Plan::default() };
-    let parallelism = if is_suspended(job) { 0 } else { usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0) };
+    let parallelism =
+        if is_suspended(job) { 0 } else { usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0) };
     let mut plan = Plan { again: deadline_in(job, now), ..Plan::default() };
     let wanted = match spec.completions {
         None if counted.succeeded > 0 => active.len().min(parallelism),
         None => parallelism,
         Some(completions) => {
-            let done = if is_indexed(job) { counted.completed.len() } else { usize::try_from(counted.succeeded).unwrap_or(0) };
+            let done = if is_indexed(job) {
+                counted.completed.len()
+            } else {
+                usize::try_from(counted.succeeded).unwrap_or(0)
+            };
             usize::try_from(completions).unwrap_or(0).saturating_sub(done).min(parallelism)
         }
     };
@@ -214,10 +227,15 @@ pub(crate) fn set_condition(status: &mut JobStatus, new: JobCondition) -> bool {
 /// Returns what has been counted so far, with those that wait to be.
 pub(crate) fn counted(job: &Job, status: &JobStatus, ended: &[Arc<Pod>]) -> Counted {
     let waiting = status.uncounted_terminated_pods.clone().unwrap_or_default();
-    let number = |list: &Option<Vec<String>>| list.as_ref().map_or(0, |list| i32::try_from(list.len()).unwrap_or(i32::MAX));
+    let number = |list: &Option<Vec<String>>| {
+        list.as_ref().map_or(0, |list| i32::try_from(list.len()).unwrap_or(i32::MAX))
+    };
     let mut completed = status.completed_indexes.as_deref().map(indexes::parse).unwrap_or_default();
     completed.extend(
-        ended.iter().filter(|pod| outcome(job, pod) == Some(Outcome::Succeeded)).filter_map(|pod| index_of(pod)),
+        ended
+            .iter()
+            .filter(|pod| outcome(job, pod) == Some(Outcome::Succeeded))
+            .filter_map(|pod| index_of(pod)),
     );
     Counted {
         succeeded: status.succeeded.unwrap_or(0) + number(&waiting.succeeded),
@@ -241,9 +259,11 @@ mod tests {
     fn pod(phase: &str, ended: i64) -> Arc<Pod> {
         let ended = Timestamp::from_second(ended).unwrap().to_string();
         Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": phase}, "status": {"phase": phase, "containerStatuses": [
+            serde_json::from_value(
+                json!({"metadata": {"name": phase}, "status": {"phase": phase, "containerStatuses": [
                 {"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                 "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}]}}))
+                 "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}]}}),
+            )
             .unwrap(),
         )
     }
@@ -294,7 +314,12 @@ mod tests {
             (json!({"completions": 2}), json!({}), of(1, 0), None),
             (json!({"completions": 2}), json!({}), of(2, 0), Some("CompletionsReached")),
             (json!({"completions": 2, "backoffLimit": 1}), json!({}), of(1, 2), Some("BackoffLimitExceeded")),
-            (json!({"completions": 2, "activeDeadlineSeconds": 5}), started, of(0, 0), Some("DeadlineExceeded")),
+            (
+                json!({"completions": 2, "activeDeadlineSeconds": 5}),
+                started,
+                of(0, 0),
+                Some("DeadlineExceeded"),
+            ),
             (json!({"parallelism": 2}), json!({}), of(1, 0), Some("CompletionsReached")),
         ] {
             let verdict = verdict(&job(spec.clone(), status), &counted, &[], at(5));

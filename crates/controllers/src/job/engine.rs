@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-
 use client::{Delta, EventType, Informer, Key, Recorder};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
@@ -139,7 +138,8 @@ impl Engine {
         let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
         new.active = number(active_count).filter(|count| *count > 0);
         new.ready = number(active.iter().filter(|pod| pods::is_ready(pod)).count());
-        new.terminating = number(pods.iter().filter(|pod| is_deleting(&***pod) && !pods::is_finished(pod)).count());
+        new.terminating =
+            number(pods.iter().filter(|pod| is_deleting(&***pod) && !pods::is_finished(pod)).count());
         if decide::is_indexed(&job) {
             new.completed_indexes = Some(indexes::format(&counted.completed));
         }
@@ -170,7 +170,9 @@ impl Engine {
             }
             let stray = match controller_of(&*pod) {
                 Some(owner) => {
-                    owner.kind == "Job" && *owner.name == *key.name && job.is_none_or(|job| uid(job) != owner.uid)
+                    owner.kind == "Job"
+                        && *owner.name == *key.name
+                        && job.is_none_or(|job| uid(job) != owner.uid)
                 }
                 None => {
                     claim::labels(&*pod).get(JOB_NAME).is_some_and(|name| **name == *key.name)
@@ -197,9 +199,8 @@ impl Engine {
     /// Takes the finalizer off the pods that the written status has on its list.
     async fn free_counted(&self, status: &JobStatus, pods: &[Arc<Pod>]) -> Result<()> {
         let Some(waiting) = &status.uncounted_terminated_pods else { return Ok(()) };
-        let listed = |uid: &str| {
-            waiting.succeeded.iter().chain(&waiting.failed).flatten().any(|known| known == uid)
-        };
+        let listed =
+            |uid: &str| waiting.succeeded.iter().chain(&waiting.failed).flatten().any(|known| known == uid);
         for pod in pods.iter().filter(|pod| has_finalizer(pod) && listed(uid(&***pod))) {
             self.free(pod).await?;
         }
@@ -253,7 +254,9 @@ impl Engine {
                 self.recorder.event(job, EventType::Normal, "Suspended", "Job suspended");
             }
             status.start_time = None;
-        } else if known && set_condition(status, condition("Suspended", false, "JobResumed", "Job resumed", &now)) {
+        } else if known
+            && set_condition(status, condition("Suspended", false, "JobResumed", "Job resumed", &now))
+        {
             self.recorder.event(job, EventType::Normal, "Resumed", "Job resumed");
             status.start_time = Some(now);
         }
@@ -289,7 +292,12 @@ impl Engine {
                 }
                 Err(error) => {
                     let text = error_text(&error);
-                    self.recorder.event(job, EventType::Warning, "FailedCreate", format!("Error creating: {text}"));
+                    self.recorder.event(
+                        job,
+                        EventType::Warning,
+                        "FailedCreate",
+                        format!("Error creating: {text}"),
+                    );
                     return (made, Some(text));
                 }
             }
@@ -304,9 +312,8 @@ fn count_up(job: &Job, status: &mut JobStatus, ended: &[Arc<Pod>], pods: &[Arc<P
     let mut waiting = status.uncounted_terminated_pods.clone().unwrap_or_default();
     let settle = |list: &mut Option<Vec<String>>, count: &mut Option<i32>| {
         let known = list.take().unwrap_or_default();
-        let (stay, counted): (Vec<_>, Vec<_>) = known
-            .into_iter()
-            .partition(|uid| by_uid.get(uid.as_str()).is_some_and(|pod| has_finalizer(pod)));
+        let (stay, counted): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|uid| by_uid.get(uid.as_str()).is_some_and(|pod| has_finalizer(pod)));
         let number = count.unwrap_or(0) + i32::try_from(counted.len()).unwrap_or(0);
         *count = (number > 0).then_some(number);
         *list = Some(stay);

@@ -147,15 +147,25 @@ mod tests {
     fn pod(ordinal: i32, hash: &str, ready: bool, deleting: bool) -> Arc<Pod> {
         let deletion = deleting.then_some("2026-01-01T00:00:00Z");
         Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": format!("web-{ordinal}"), "labels": {HASH_LABEL: hash},
+            serde_json::from_value(
+                json!({"metadata": {"name": format!("web-{ordinal}"), "labels": {HASH_LABEL: hash},
                 "deletionTimestamp": deletion}, "status": {"phase": "Running", "conditions": [
-                    {"type": "Ready", "status": if ready { "True" } else { "False" }}]}}))
+                    {"type": "Ready", "status": if ready { "True" } else { "False" }}]}}),
+            )
             .unwrap(),
         )
     }
 
     fn goal(replicas: i32, parallel: bool, partition: Option<i32>) -> Goal<'static> {
-        Goal { name: "web", replicas, start: 0, parallel, partition, update: "new", min_ready: Duration::ZERO }
+        Goal {
+            name: "web",
+            replicas,
+            start: 0,
+            parallel,
+            partition,
+            update: "new",
+            min_ready: Duration::ZERO,
+        }
     }
 
     #[test]
@@ -167,11 +177,20 @@ mod tests {
             (goal(3, false, Some(0)), vec![new(0, false)], vec![], vec![]),
             (goal(3, false, Some(0)), vec![new(0, true)], vec![1], vec![]),
             (goal(1, false, Some(0)), vec![new(0, true), new(1, true), new(2, true)], vec![], vec!["web-2"]),
-            (goal(1, false, Some(0)), vec![new(0, true), new(1, true), pod(2, "new", true, true)], vec![], vec![]),
+            (
+                goal(1, false, Some(0)),
+                vec![new(0, true), new(1, true), pod(2, "new", true, true)],
+                vec![],
+                vec![],
+            ),
             (goal(0, true, Some(0)), vec![new(0, true), new(1, true)], vec![], vec!["web-1", "web-0"]),
         ] {
             let steps = steps(&goal, &pods, Timestamp::UNIX_EPOCH);
-            assert_eq!((steps.create, steps.delete), (create, delete.into_iter().map(str::to_owned).collect()), "{goal:?}");
+            assert_eq!(
+                (steps.create, steps.delete),
+                (create, delete.into_iter().map(str::to_owned).collect()),
+                "{goal:?}"
+            );
         }
     }
 
@@ -187,7 +206,11 @@ mod tests {
             (None, vec![old(0), old(1), old(2)], vec![]),
         ] {
             let steps = steps(&goal(3, false, partition), &pods, Timestamp::UNIX_EPOCH);
-            assert_eq!(steps.delete, delete.into_iter().map(str::to_owned).collect::<Vec<_>>(), "{partition:?}");
+            assert_eq!(
+                steps.delete,
+                delete.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+                "{partition:?}"
+            );
         }
     }
 }

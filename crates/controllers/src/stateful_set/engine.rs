@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use client::{Delta, EventType, Informer, Key, Recorder};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume,
-};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 use kube::api::{DeleteParams, PostParams};
 
 use super::decide::{self, Goal};
 use crate::claim;
 use crate::frame::{
-    self, Context, Error, Next, Result, Written, absent_is_fine, code, controlled_by, controller_of, error_text,
-    is_deleting, name, namespace, seconds, uid,
+    self, Context, Error, Next, Result, Written, absent_is_fine, code, controlled_by, controller_of,
+    error_text, is_deleting, name, namespace, seconds, uid,
 };
 use crate::history::{self, HASH_LABEL, History};
 use crate::pods;
@@ -217,7 +215,8 @@ impl Engine {
             match api.create(&PostParams::default(), &claim).await {
                 Ok(_) => {
                     let claim = name(&claim);
-                    let message = format!("create Claim {claim} Pod {pod_name} in StatefulSet {set_name} success");
+                    let message =
+                        format!("create Claim {claim} Pod {pod_name} in StatefulSet {set_name} success");
                     self.recorder.event(set, EventType::Normal, "SuccessfulCreate", message);
                 }
                 Err(error) if code(&error) == 409 => {}
@@ -314,17 +313,21 @@ mod tests {
 
     #[test]
     fn a_pod_has_its_name_its_host_name_and_its_own_claims() {
-        let set: StatefulSet = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"},
+        let set: StatefulSet =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"},
             "spec": {"serviceName": "nginx", "selector": {"matchLabels": {"app": "web"}},
                 "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a"}]}},
                 "volumeClaimTemplates": [{"metadata": {"name": "data"}}]}}))
-        .unwrap();
+            .unwrap();
         let spec = set.spec.clone().unwrap();
         let revision = ControllerRevision::default();
         let pod = pod_of(&set, &spec, &revision, 2);
         assert_eq!(name(&pod), "web-2");
         let pod_spec = pod.spec.unwrap();
-        assert_eq!((pod_spec.hostname.as_deref(), pod_spec.subdomain.as_deref()), (Some("web-2"), Some("nginx")));
+        assert_eq!(
+            (pod_spec.hostname.as_deref(), pod_spec.subdomain.as_deref()),
+            (Some("web-2"), Some("nginx"))
+        );
         let claim = pod_spec.volumes.unwrap()[0].persistent_volume_claim.clone().unwrap();
         assert_eq!(claim.claim_name, "data-web-2");
         assert_eq!(name(&claims_of(&set, &spec, 2)[0]), "data-web-2");

@@ -1,8 +1,8 @@
 //! A control plane without sockets, and nodes that only pretend to run pods.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use apiserver::{ApiServer, testing};
@@ -68,7 +68,8 @@ fn simulate_kubelets(
     pods.observe(move |delta: &Delta<Pod>| feed.add(Key::of(&**delta.object())));
     let addresses = Arc::new(AtomicU32::new(2));
     for _ in 0..4 {
-        let (queue, pods, client, addresses) = (queue.clone(), pods.clone(), client.clone(), addresses.clone());
+        let (queue, pods, client, addresses) =
+            (queue.clone(), pods.clone(), client.clone(), addresses.clone());
         tasks.spawn("kubelet", async move {
             while let Some(key) = queue.get().await {
                 if let Some(pod) = pods.get(&key) {
@@ -154,9 +155,18 @@ impl Kit {
     }
 
     /// Waits until `check` accepts the list of all objects of a kind in the namespace `default`.
-    pub(crate) async fn wait_list<K>(&self, what: &str, selector: &str, check: impl Fn(&[K]) -> bool) -> Vec<K>
+    pub(crate) async fn wait_list<K>(
+        &self,
+        what: &str,
+        selector: &str,
+        check: impl Fn(&[K]) -> bool,
+    ) -> Vec<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
     {
         let api = self.api::<K>();
         let params = kube::api::ListParams::default().labels(selector);
@@ -174,7 +184,11 @@ impl Kit {
     /// Waits until `check` accepts the object `name`.
     pub(crate) async fn wait_object<K>(&self, what: &str, name: &str, check: impl Fn(&K) -> bool) -> K
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
     {
         let api = self.api::<K>();
         wait(what, async || match api.get_opt(name).await.unwrap() {

@@ -1,6 +1,8 @@
 //! Endpoints, slices, load balancers, the cluster's own services.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Node, Pod, ReplicationController, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::DeleteParams;
@@ -29,9 +31,8 @@ async fn a_service_made_before_its_pods_finds_them() {
         "selector": {"app": "web"}, "template": {"metadata": {"labels": {"app": "web"}},
         "spec": {"containers": [{"name": "a", "image": "a"}]}}}}))
         .await;
-    let found = kit
-        .wait_object::<Endpoints>("two addresses", "web", |found| addresses(found).len() == 2)
-        .await;
+    let found =
+        kit.wait_object::<Endpoints>("two addresses", "web", |found| addresses(found).len() == 2).await;
     assert_eq!(found.subsets.as_ref().unwrap()[0].ports.as_ref().unwrap()[0].port, 80);
     let mut ips: Vec<_> = kit
         .api::<Pod>()
@@ -52,8 +53,10 @@ async fn a_service_made_before_its_pods_finds_them() {
         .await;
     assert_eq!(slices[0].ports.as_ref().unwrap()[0].port, Some(80));
     kit.api::<Service>().delete("web", &DeleteParams::default()).await.unwrap();
-    kit.wait_list::<EndpointSlice>("the slice to go", "kubernetes.io/service-name=web", |slices| slices.is_empty())
-        .await;
+    kit.wait_list::<EndpointSlice>("the slice to go", "kubernetes.io/service-name=web", |slices| {
+        slices.is_empty()
+    })
+    .await;
     kit.wait_list::<Endpoints>("the endpoints to go", "", |all| {
         all.iter().all(|one| one.metadata.name.as_deref() != Some("web"))
     })

@@ -83,7 +83,11 @@ fn is_rolled_out(deployment: &Deployment) -> bool {
         && status.updated_replicas == Some(3)
         && status.available_replicas == Some(3)
         && status.replicas == Some(3)
-        && status.conditions.iter().flatten().any(|one| one.reason.as_deref() == Some("NewReplicaSetAvailable"))
+        && status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|one| one.reason.as_deref() == Some("NewReplicaSetAvailable"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,7 +97,9 @@ async fn a_deployment_rolls_forward_and_back() {
     kit.wait_object::<Deployment>("the first version", "web", is_rolled_out).await;
     let api = kit.api::<Deployment>();
     let image = |image: &str| {
-        Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": image}]}}}}))
+        Patch::Strategic(
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": image}]}}}}),
+        )
     };
     api.patch("web", &PatchParams::default(), &image("two")).await.unwrap();
     let second = kit.wait_object::<Deployment>("the second version", "web", is_rolled_out).await;
@@ -111,7 +117,9 @@ async fn a_deployment_rolls_forward_and_back() {
     assert_eq!(revision(&third), "3");
     assert_eq!(kit.api::<ReplicaSet>().list(&Default::default()).await.unwrap().items.len(), 2);
 
-    api.patch("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"paused": true}}))).await.unwrap();
+    api.patch("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"paused": true}})))
+        .await
+        .unwrap();
     api.patch("web", &PatchParams::default(), &image("three")).await.unwrap();
     kit.wait_object::<Deployment>("the pause", "web", |deployment| {
         let status = deployment.status.clone().unwrap_or_default();
@@ -120,7 +128,9 @@ async fn a_deployment_rolls_forward_and_back() {
     })
     .await;
     assert_eq!(kit.api::<ReplicaSet>().list(&Default::default()).await.unwrap().items.len(), 2);
-    api.patch("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"paused": false}}))).await.unwrap();
+    api.patch("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"paused": false}})))
+        .await
+        .unwrap();
     let fourth = kit.wait_object::<Deployment>("the third version", "web", is_rolled_out).await;
     assert_eq!(revision(&fourth), "4");
 
