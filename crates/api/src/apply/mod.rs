@@ -51,6 +51,11 @@ const NOT_OWNED: &[&[&str]] = &[
 /// The manager of what was there before anybody applied.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
+/// The manager that kubectl applies as.
+const KUBECTL: &str = "kubectl";
+/// Where kubectl notes what it applied by itself.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Why an apply was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -106,9 +111,14 @@ pub fn apply(
     let before = live.unwrap_or(&empty);
     let mut managers = Managers::read(before);
     if live.is_some() && managers.is_empty() {
-        // What is there already belongs to somebody, whoever it was.
+        // What is there already belongs to somebody, whoever it was; but what kubectl applied by itself it may
+        // go on to apply through the server.
         let mut all = compare::compare(&empty, before, node).added;
         strip(&mut all);
+        if let Some(own) = last_applied(before, manager, node) {
+            all.remove(&own);
+            managers.put(Entry::new(manager.name, Operation::Apply, manager, own));
+        }
         managers.put(Entry::new(BEFORE_FIRST_APPLY, Operation::Update, manager, all));
     }
     let previous = managers.take(manager.name, Operation::Apply, manager);
@@ -194,6 +204,20 @@ pub fn track(new: &mut Value, old: Option<&Value>, manager: &Manager<'_>, node: 
         managers.cap();
     }
     managers.write(new);
+}
+
+/// Returns what kubectl applied by itself before, as it noted in an annotation.
+fn last_applied(live: &Value, manager: &Manager<'_>, node: &Node<'_>) -> Option<Set> {
+    if manager.name != KUBECTL || !manager.subresource.is_empty() {
+        return None;
+    }
+    let text = live.pointer("/metadata/annotations")?.get(LAST_APPLIED)?.as_str()?;
+    let mut config: Value = serde_json::from_str(text).ok()?;
+    config.get_mut("metadata")?.get_mut("annotations")?.as_object_mut()?.remove(LAST_APPLIED);
+    ignore(&mut config, "", node);
+    let mut set = Set::of(&config, node).ok()?;
+    strip(&mut set);
+    Some(set)
 }
 
 /// Takes out of a set what nobody owns.

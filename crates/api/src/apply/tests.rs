@@ -300,6 +300,19 @@ fn untracked_objects_stay_so_until_somebody_applies() {
 }
 
 #[test]
+fn what_kubectl_applied_by_itself_it_goes_on_to_apply() {
+    let mut live = with(json!({"replicas": 1, "paused": true}));
+    let noted =
+        json!({"metadata": {"name": "d", "annotations": {}}, "spec": {"replicas": 1, "paused": true}});
+    live["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+        noted.to_string().into();
+    let config = with(json!({"replicas": 3}));
+    let object = do_apply(Some(&live), "kubectl", &config, false).unwrap();
+    assert_eq!(object["spec"], json!({"replicas": 3}), "what is no longer applied goes");
+    assert!(do_apply(Some(&live), "argo", &config, false).is_err());
+}
+
+#[test]
 fn a_client_may_edit_the_list_itself() {
     let live = update(None, "kubectl-client-side-apply", with(json!({"replicas": 1})));
     let mut new = live.clone();

@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 
 use crate::registry::{Kind, Registry};
 
-/// The media type of the version 2 document in protobuf, which old clients ask for.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media type of the version 2 document in protobuf, as it is answered. Old clients ask for it with an `@`
+/// in its name, which their own reading of answers takes for an error.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Says what the schema of a kind is that is not upstream's: an OpenAPI v3 schema as in a
 /// `CustomResourceDefinition`.
