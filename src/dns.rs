@@ -51,6 +51,12 @@ pub(crate) fn resolve(server: SocketAddr, name: &str, limit: Duration) -> Result
     Err(Error::user(format!("{server} was asked for {name} for {limit:?}")).because(last))
 }
 
+/// Asks once for all addresses of `name`.
+pub(crate) fn lookup(server: SocketAddr, name: &str, limit: Duration) -> Result<Vec<Ipv4Addr>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("opening a socket")?;
+    exchange(&socket, server, name, 1, Instant::now() + limit)
+}
+
 fn ask(server: SocketAddr, name: &str, id: u16, deadline: Instant) -> Result<Ipv4Addr> {
     let attempt = Instant::now() + ATTEMPT;
     let until = attempt.min(deadline);
@@ -65,10 +71,16 @@ fn ask(server: SocketAddr, name: &str, id: u16, deadline: Instant) -> Result<Ipv
             socket.recv(&mut rest).unwrap_or_default();
         }
     }
-    outcome
+    outcome?.first().copied().context("the answer has no address")
 }
 
-fn exchange(socket: &UdpSocket, server: SocketAddr, name: &str, id: u16, until: Instant) -> Result<Ipv4Addr> {
+fn exchange(
+    socket: &UdpSocket,
+    server: SocketAddr,
+    name: &str,
+    id: u16,
+    until: Instant,
+) -> Result<Vec<Ipv4Addr>> {
     let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     socket.set_read_timeout(Some(left)).context("setting the deadline")?;
     socket.connect(server).context("reaching the server")?;
@@ -93,7 +105,7 @@ fn question(id: u16, name: &str) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-fn answer(packet: &[u8], id: u16) -> Result<Ipv4Addr> {
+fn answer(packet: &[u8], id: u16) -> Result<Vec<Ipv4Addr>> {
     let short = || Error::user("the answer is cut short");
     let word = |at: usize| -> Result<u16> {
         let bytes = packet.get(at..at + 2).ok_or_else(short)?;
@@ -111,6 +123,7 @@ fn answer(packet: &[u8], id: u16) -> Result<Ipv4Addr> {
     for _ in 0..word(4)? {
         at = skip_name(packet, at).ok_or_else(short)? + 4;
     }
+    let mut found = Vec::new();
     for _ in 0..word(6)? {
         at = skip_name(packet, at).ok_or_else(short)?;
         let (kind, length) = (word(at)?, usize::from(word(at + 8)?));
@@ -118,11 +131,11 @@ fn answer(packet: &[u8], id: u16) -> Result<Ipv4Addr> {
         if kind == 1
             && let Ok(octets) = <[u8; 4]>::try_from(data)
         {
-            return Ok(octets.into());
+            found.push(octets.into());
         }
         at += 10 + length;
     }
-    Err(Error::user("the answer has no address"))
+    if found.is_empty() { Err(Error::user("the answer has no address")) } else { Ok(found) }
 }
 
 fn skip_name(packet: &[u8], mut at: usize) -> Option<usize> {
@@ -145,7 +158,7 @@ mod tests {
         packet[2] = 0x81;
         packet[7] = 1;
         packet.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 3, 0, 1]);
-        assert_eq!(answer(&packet, 7).unwrap(), Ipv4Addr::new(10, 3, 0, 1));
+        assert_eq!(answer(&packet, 7).unwrap(), [Ipv4Addr::new(10, 3, 0, 1)]);
         assert!(answer(&packet, 8).is_err());
         for cut in 0..packet.len() {
             assert!(answer(&packet[..cut], 7).is_err(), "cut at {cut}");

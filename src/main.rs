@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         (_, Some("control-plane")) => control_plane::main(as_subcommand()),
         (_, Some("node-agent")) => node_agent::main(as_subcommand()),
         (_, Some("dns-query")) => dns::main(&arguments[2..]),
+        (_, Some("workload")) => verify::workload::main(&arguments[2..]),
         _ => provision(),
     }
 }

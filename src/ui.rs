@@ -80,6 +80,21 @@ impl Ui {
         self.step(step, outcome, Some(self.elapsed()));
     }
 
+    /// Reports a check: how it ended and how long it took.
+    pub(crate) fn checked(&self, step: &str, outcome: &str, took: Duration, passed: bool) {
+        self.replace_spinner(None);
+        if self.json() {
+            let state = if passed { "passed" } else { "failed" };
+            let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+            let event = json!({ "event": "check", "check": step, "state": state, "message": outcome,
+                "seconds": seconds });
+            self.line(&event.to_string());
+        } else if !self.quiet || !passed {
+            let line = step_line(step, outcome, Some(took));
+            self.line(&if passed { line } else { line.replacen('✓', "✗", 1) });
+        }
+    }
+
     fn step(&self, step: &str, outcome: &str, elapsed: Option<Duration>) {
         self.replace_spinner(None);
         if self.json() {

@@ -12,6 +12,8 @@ mod up;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use ready::readiness;
+
 use crate::cli::{Cli, Command, Global};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Machine, Plan, plan};

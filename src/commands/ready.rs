@@ -124,7 +124,7 @@ async fn nodes(plan: &Plan, kubeconfig: &str, seen: &mut BTreeMap<String, String
 }
 
 /// Returns `Ready`, or why a node is not.
-pub(super) fn readiness(node: &Node) -> String {
+pub(crate) fn readiness(node: &Node) -> String {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     match conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status == "True" => "Ready".into(),

@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use super::{Session, client, kubeconfig, ready};
+use super::{Session, client, kubeconfig, readiness};
 use crate::error::Result;
 use crate::plan::{Role, count, plan};
 use crate::provider::local::Local;
@@ -79,7 +79,7 @@ pub(super) async fn run(session: &Session<'_>) -> Result<()> {
 async fn nodes(kubeconfig: &str) -> Result<BTreeMap<String, String>> {
     let nodes: Api<Node> = Api::all(client(kubeconfig, None).await?);
     let list = nodes.list(&ListParams::default()).await?;
-    Ok(list.items.iter().map(|node| (node.name_any(), ready::readiness(node))).collect())
+    Ok(list.items.iter().map(|node| (node.name_any(), readiness(node))).collect())
 }
 
 /// Runs `cluster list`.
