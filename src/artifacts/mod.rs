@@ -3,6 +3,7 @@
 pub(crate) mod kubeconfig;
 pub(crate) mod pki;
 pub(crate) mod render;
+pub(crate) mod vm;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -133,6 +134,7 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
         node_ip: machine.address,
         node_network: network.nodes,
         kubeconfig: "/etc/kubernetes/node-agent.kubeconfig".into(),
+        // The master's role label is given by a controller: nodes may not give it to themselves.
         labels: machine.labels.clone(),
         unschedulable: machine.role == Role::Master,
         dns_address: network.dns,

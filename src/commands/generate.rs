@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::Session;
-use crate::artifacts::{File, admin_kubeconfig, machine_files, pki};
+use crate::artifacts::{File, admin_kubeconfig, machine_files, pki, vm};
 use crate::error::{Context, Result};
 use crate::plan::{Plan, Role, count, plan};
-use crate::spec::Overrides;
+use crate::spec::{Overrides, ProviderKind};
 use crate::ui::table;
 
 /// Runs `cluster plan`.
@@ -80,6 +80,12 @@ pub(super) fn run(session: &Session<'_>, directory: &Path, overrides: &Overrides
         for file in machine_files(&plan, machine, &pki)? {
             files.push(File { path: format!("machines/{}{}", machine.name, file.path), ..file });
         }
+    }
+    if plan.spec.provider != ProviderKind::Local {
+        if plan.spec.ssh.as_ref().is_some_and(|ssh| ssh.public_key.is_none()) {
+            session.ui.warn("the spec has no ssh.publicKey: nobody can log in to these machines");
+        }
+        files.extend(vm::files(&plan, &pki)?);
     }
     for file in &files {
         let path = directory.join(&file.path);

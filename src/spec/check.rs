@@ -538,7 +538,6 @@ fn parse_cpus(text: &str) -> Option<u32> {
     if !(100.0..=1_024_000.0).contains(&milli) {
         return None;
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
     Some(milli.round() as u32)
 }
 
@@ -557,9 +556,7 @@ fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let number: f64 = number.parse().ok()?;
-    #[expect(clippy::cast_precision_loss, reason = "units are powers that f64 holds")]
     let bytes = number * factor as f64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
     (bytes.is_finite() && (1.0..1e15).contains(&bytes)).then_some(bytes as u64)
 }
 

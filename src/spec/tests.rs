@@ -221,3 +221,11 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn the_examples_are_specs_and_the_full_one_is_the_default() {
+    let full = check(&parse(include_str!("../../examples/cluster.yaml")).unwrap()).unwrap();
+    assert_eq!(full, check(&Document::default()).unwrap());
+    let coreos = check(&parse(include_str!("../../examples/coreos.yaml")).unwrap()).unwrap();
+    assert_eq!((coreos.provider, coreos.workers.count), (ProviderKind::Vagrant, 3));
+}
