@@ -24,12 +24,12 @@ pub(crate) fn render(name: &str, values: &tera::Context) -> Result<String> {
 }
 
 /// Writes a value as JSON, which is also YAML.
-fn json(value: &Value, _: Kwargs, _: &State) -> TeraResult<String> {
+fn json(value: &Value, _: Kwargs, _: &State<'_>) -> TeraResult<String> {
     serde_json::to_string(value).map_err(|error| tera::Error::message(error.to_string()))
 }
 
 /// Writes a string as Ruby does between double quotes.
-fn ruby(value: &Value, arguments: Kwargs, state: &State) -> TeraResult<String> {
+fn ruby(value: &Value, arguments: Kwargs, state: &State<'_>) -> TeraResult<String> {
     // JSON's escapes are Ruby's; only interpolation is Ruby's own.
     json(value, arguments, state)
         .map(|text| text.replace("#{", "\\#{").replace("#$", "\\#$").replace("#@", "\\#@"))
