@@ -1,4 +1,5 @@
-//! The network of one node: pod links and routes, the service proxy, cluster DNS, load-balancer addresses.
+//! The network of one node: pod links and routes, the service proxy, cluster DNS, load-balancer addresses,
+//! network policy.
 //!
 //! This crate talks to the kernel and never to the API server: it takes plain values, which the node agent
 //! makes from its informers. Everything happens in the network namespace of the calling thread (the node's),
@@ -23,6 +24,8 @@ mod netlink;
 mod nft;
 #[cfg(target_os = "linux")]
 pub mod pods;
+#[cfg(target_os = "linux")]
+pub mod policy;
 #[cfg(target_os = "linux")]
 pub mod proxy;
 #[cfg(target_os = "linux")]

@@ -38,11 +38,6 @@ impl Messages {
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Number of messages; the next one has this sequence number.
-    pub(crate) fn count(&self) -> u32 {
-        self.next
-    }
-
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -51,12 +51,6 @@ impl Committer {
         Ok(count)
     }
 
-    /// Removes the table.
-    pub(crate) fn remove(&mut self, name: &str) -> Result<()> {
-        self.held = None;
-        self.send(name, &[Change::AddTable, Change::DeleteTable]).map(|_| ())
-    }
-
     fn send(&self, name: &str, changes: &[Change<'_>]) -> Result<usize> {
         if changes.is_empty() {
             return Ok(0);

@@ -51,7 +51,7 @@ pub(super) fn transaction(table: &str, changes: &[Change<'_>]) -> (Messages, Vec
             }
             Change::DeleteSet(name) => push(11, last, &|body| body.text(2, name)),
             Change::AddChain(name, chain) => {
-                push(3, CREATE | last, &|body| chain_definition(body, name, chain))
+                push(3, CREATE | last, &|body| chain_definition(body, name, chain));
             }
             Change::DeleteChain(name) => push(5, last, &|body| body.text(3, name)),
             Change::AddRule(chain, rule) => push(6, CREATE | APPEND | last, &|body| {
@@ -187,6 +187,8 @@ fn rule_expressions(list: &mut Attributes<'_>, rule: &Rule) {
 
 fn expressions(list: &mut Attributes<'_>, statement: &Statement) {
     const EQUAL: bool = true;
+    const AT_MOST: u32 = 3;
+    const AT_LEAST: u32 = 5;
     match statement {
         Statement::SaddrIn(network, positive) | Statement::DaddrIn(network, positive) => {
             let offset = if matches!(statement, Statement::SaddrIn(..)) { 12 } else { 16 };
@@ -199,6 +201,17 @@ fn expressions(list: &mut Attributes<'_>, statement: &Statement) {
         Statement::L4Proto(number, positive) => {
             meta(list, SCRATCH, 16);
             compare(list, SCRATCH, *positive, &[*number]);
+        }
+        Statement::DportIn(first, last) => {
+            payload(list, SCRATCH, 2, 2, 2);
+            // Ports are in network order, so that comparing bytes compares numbers.
+            for (operation, port) in [(AT_LEAST, first), (AT_MOST, last)] {
+                expression(list, "cmp", |data| {
+                    data.number(1, SCRATCH);
+                    data.number(2, operation);
+                    data.nest(3, |part| part.raw(1, &port.to_be_bytes()));
+                });
+            }
         }
         Statement::InputInterface(name, positive) => {
             // IFNAMSIZ bytes need four registers; none of a key is live while a rule still matches.

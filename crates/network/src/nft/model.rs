@@ -122,6 +122,8 @@ pub(crate) enum Statement {
     DaddrIn(Ipv4Net, bool),
     /// The transport protocol is (or is not) this.
     L4Proto(u8, bool),
+    /// The destination port is between these two, both included.
+    DportIn(u16, u16),
     /// Arrived by the interface of this name (or by another).
     InputInterface(String, bool),
     /// The source is an address of this node.
@@ -317,6 +319,8 @@ impl fmt::Display for Statement {
             Self::L4Proto(number, positive) => {
                 write!(f, "meta l4proto {}{}", not(positive), Value::Protocol(*number))
             }
+            Self::DportIn(first, last) if first == last => write!(f, "th dport {first}"),
+            Self::DportIn(first, last) => write!(f, "th dport {first}-{last}"),
             Self::InputInterface(name, positive) => write!(f, "iifname {}{name:?}", not(positive)),
             Self::SaddrLocal => f.write_str("fib saddr type local"),
             Self::DaddrLocal => f.write_str("fib daddr type local"),

@@ -207,7 +207,7 @@ impl Renderer<'_> {
         let chain = format!("allow-{}/{}", service.namespace, service.name);
         for address in &service.load_balancer_ips {
             let entry = Entry::Address(*address, port.protocol.number(), port.port);
-            self.set("firewall").map(entry.key(), Data::Verdict(Verdict::Goto(chain.clone())));
+            self.set("firewall").map(entry.key(), Data::Verdict(Verdict::Jump(chain.clone())));
         }
         let mut ranges = service.source_ranges.clone();
         ranges.sort_unstable();
