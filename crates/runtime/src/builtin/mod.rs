@@ -220,7 +220,14 @@ impl Runtime for Engine {
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
-        self.inner.start_container(id).await
+        // In a task of its own: a caller that gives up must not leave a container that nobody watches.
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        let (done, result) = tokio::sync::oneshot::channel();
+        self.inner.tasks.spawn("start container", async move {
+            // The receiver goes only when the caller gives up, who then needs no answer.
+            drop(done.send(inner.start_container(&id).await));
+        });
+        result.await.map_err(|error| Error::system("starting a container", error))?
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {

@@ -25,6 +25,28 @@ impl Inner {
                 tracing::warn!(container = %id, %error, "a container could not be made sense of");
             }
         }
+        self.sweep().await
+    }
+
+    /// Removes what belongs to nothing: the rest of a removal that was cut short.
+    async fn sweep(&self) -> Result<()> {
+        let directory = self.config.run_directory.join("containers");
+        for id in entries(&directory)? {
+            let run = directory.join(&id);
+            let known = self.containers.lock().contains_key(&id);
+            if !known && !Connection::is_there(&run).await {
+                state::remove_directory(&run)?;
+            }
+        }
+        let directory = self.config.run_directory.join("sandboxes");
+        for id in entries(&directory)? {
+            let run = directory.join(&id);
+            let known = self.sandboxes.lock().contains_key(&id);
+            if !known {
+                namespaces::unpin(&run)?;
+                state::remove_directory(&run)?;
+            }
+        }
         Ok(())
     }
 

@@ -146,6 +146,7 @@ fn prepare(process: &Process, confinement: &Confinement, terminal: bool) -> Resu
             return Err(format!("taking the terminal: {}", std::io::Error::last_os_error()));
         }
     }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(super::spec::UMASK));
     let (user, cwd) = (process.user(), process.cwd());
     std::env::set_current_dir(cwd).map_err(|error| format!("chdir to cwd ({cwd:?}): {error}"))?;
     let failed = |error: Errno| format!("changing to user {}: {error}", user.uid());

@@ -18,6 +18,9 @@ use crate::Propagation;
 /// Where programs are looked for when neither image nor pod says.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What every runtime gives, whatever the node agent itself has.
+pub(super) const UMASK: u32 = 0o022;
+
 /// What the kernel tells of the whole machine and containers must not read.
 const MASKED: [&str; 11] = [
     "/proc/asound",
@@ -92,6 +95,7 @@ fn process(bundle: &Bundle, identity: &Identity) -> Result<Process, OciSpecError
         .cwd(cwd.map_or("/", String::as_str))
         .user(
             UserBuilder::default()
+                .umask(UMASK)
                 .uid(identity.user)
                 .gid(identity.group)
                 .additional_gids(identity.groups.clone())

@@ -38,7 +38,7 @@ pub(super) async fn run(directory: &Path, pods: usize) {
     let all: Vec<_> = (100..100 + pods).map(|number| one(&engine, directory, number)).collect();
     let all = futures::future::join_all(all).await;
     println!("{pods} pods at once         {:?}", begun.elapsed());
-    shims();
+    shims(directory);
     let begun = Instant::now();
     for (_, sandbox) in all {
         engine.remove_sandbox(&sandbox).await.expect("it can be removed");
@@ -103,11 +103,12 @@ fn children() -> Duration {
     Duration::from_millis(sum * 10)
 }
 
-fn shims() {
+fn shims(directory: &Path) {
+    let ours = format!("runtime-helper\0shim\0{}", directory.display());
     let (mut count, mut proportional, mut private) = (0, 0, 0);
     for entry in std::fs::read_dir("/proc").expect("there is a /proc").flatten() {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&line).contains("runtime-helper\0shim") {
+        if String::from_utf8_lossy(&line).contains(&ours) {
             let rollup = std::fs::read_to_string(entry.path().join("smaps_rollup")).unwrap_or_default();
             let field = |name: &str| {
                 let line = rollup.lines().find_map(|line| line.strip_prefix(name));

@@ -26,8 +26,8 @@ async fn users_and_groups_are_the_images_or_the_pods() {
         ),
     ];
     for (security, expect) in cases {
-        let (_, log) = kit.run(&sandbox, with("id; echo x >/dev/stdout", security)).await;
-        assert_eq!(log, format!("o: {expect}\no: x\n"));
+        let (_, log) = kit.run(&sandbox, with("id; umask; echo x >/dev/stdout", security)).await;
+        assert_eq!(log, format!("o: {expect}\no: 0022\no: x\n"));
     }
     kit.finish().await;
 }

@@ -65,6 +65,10 @@ async fn an_end_that_nobody_saw_is_found_later() {
     std::fs::write(kit.directory.path().join("signals/go"), "").unwrap();
     let exit = kit.directory.path().join("data/containers").join(&id).join("exit.json");
     wait_for("the exit file", || exit.exists()).await;
+    // The rest of removals that were cut short goes, too.
+    for left in ["containers", "sandboxes"] {
+        std::fs::create_dir(kit.directory.path().join("run").join(left).join("left-behind")).unwrap();
+    }
     kit.reopen().await;
     let status = kit.engine.container_status(&id).await.unwrap();
     assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 7));
