@@ -102,6 +102,14 @@ impl Quantity {
         self.nanos % (NANO / 1000) == 0
     }
 
+    /// Returns the quantity rounded up to whole thousandths.
+    #[must_use]
+    pub fn up_to_millis(self) -> Self {
+        const MILLI: i128 = NANO / 1000;
+        let up = self.nanos.div_euclid(MILLI) + i128::from(self.nanos.rem_euclid(MILLI) != 0);
+        Self { nanos: up * MILLI, format: self.format }
+    }
+
     /// Returns -1, 0 or 1.
     #[must_use]
     pub fn signum(self) -> i32 {
@@ -279,10 +287,9 @@ fn scaled(whole: &str, fraction: &str, unit: Unit) -> i128 {
     if let Unit::Two(bits) = unit {
         match value.checked_mul(1 << bits) {
             Some(scaled) => value = scaled,
+            // Divide first: the fraction has more digits than matter.
             None if power < 0 => {
-                // Divide first: the fraction has more digits than matter.
-                value = divide_up(value, power) << bits;
-                return value.min(MAX);
+                return divide_up(value, power).checked_mul(1 << bits).map_or(MAX, |value| value.min(MAX));
             }
             None => return MAX,
         }
@@ -292,7 +299,7 @@ fn scaled(whole: &str, fraction: &str, unit: Unit) -> i128 {
     } else {
         divide_up(value, power)
     };
-    (value + i128::from(inexact)).min(MAX)
+    value.saturating_add(i128::from(inexact)).min(MAX)
 }
 
 fn divide_up(value: i128, power: i32) -> i128 {
@@ -378,6 +385,7 @@ mod tests {
             ("1e100", "9223372036854775807"),
             ("0.1Ki", "102400m"),
             ("3n", "3n"),
+            ("99999999999999999999.0000000001Ei", "9223372036854775807"),
         ] {
             let quantity: Quantity = text.parse().unwrap();
             assert_eq!(quantity.to_string(), written, "{text}");
@@ -403,6 +411,7 @@ mod tests {
         assert_eq!("1001m".parse::<Quantity>().unwrap().value(), 2);
         assert_eq!("-1500m".parse::<Quantity>().unwrap().value(), -1);
         assert_eq!("1.5".parse::<Quantity>().unwrap().milli_value(), 1500);
+        assert_eq!("1n".parse::<Quantity>().unwrap().up_to_millis().to_string(), "1m");
     }
 
     proptest::proptest! {

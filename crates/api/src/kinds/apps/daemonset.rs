@@ -11,6 +11,7 @@ use crate::value::{default, object, text};
 /// Completes the descriptor.
 pub(in crate::kinds) fn describe(kind: &mut Kind) {
     kind.strategy = Strategy {
+        warnings: |_, object| pod::warnings_of_template(object),
         default: |_, object| defaults(object),
         validate: |_, object, errors| validate(object, errors),
         validate_update: |_, new, old, part, errors| {

@@ -11,6 +11,7 @@ use crate::value::{default, int, object, remove, text};
 /// Completes the descriptor.
 pub(in crate::kinds) fn describe(kind: &mut Kind) {
     kind.strategy = Strategy {
+        warnings: |_, object| pod::warnings_of_template(object),
         default: |_, object| defaults(object),
         prepare_update: super::prepare_update,
         validate: |_, object, errors| validate(object, errors),

@@ -26,6 +26,7 @@ pub(in crate::kinds) fn describe(kind: &mut Kind) {
         kind.table =
             Table::new(columns, |object, now| row(object, now, cells::labels(&object["spec"]["selector"])));
         kind.strategy = Strategy {
+            warnings: |_, object| pod::warnings_of_template(object),
             default: |_, object| controller_defaults(object),
             validate: |_, object, errors| validate_controller(object, errors),
             validate_update: |kind, new, _, part, errors| match part {
@@ -38,6 +39,7 @@ pub(in crate::kinds) fn describe(kind: &mut Kind) {
         kind.table =
             Table::new(columns, |object, now| row(object, now, cells::selector(&object["spec"]["selector"])));
         kind.strategy = Strategy {
+            warnings: |_, object| pod::warnings_of_template(object),
             default: |_, object| set_defaults(object),
             validate: |_, object, errors| validate_set(object, errors),
             validate_update: |_, new, old, part, errors| {

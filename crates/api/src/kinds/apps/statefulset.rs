@@ -23,6 +23,7 @@ const UPDATABLE: [&str; 8] = [
 /// Completes the descriptor.
 pub(in crate::kinds) fn describe(kind: &mut Kind) {
     kind.strategy = Strategy {
+        warnings: |_, object| pod::warnings_of_template(object),
         default: |_, object| defaults(object),
         validate: |_, object, errors| validate(object, errors),
         validate_update,

@@ -14,6 +14,7 @@ use crate::value::{default, flag, int, list, object, same, set, text};
 /// Completes the descriptor.
 pub(in crate::kinds) fn describe(kind: &mut Kind) {
     kind.strategy = Strategy {
+        warnings: |_, object| pod::warnings_of_template(object),
         default: |_, job| defaults(job),
         prepare_create: |kind, job| {
             crate::registry::drop_status(kind, job);

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::quantity::Quantity;
 use crate::value::{default, each_mut, flag, int, object, set, text, unset};
 
 /// Fills in a pod: its spec, and what only pods (not templates) get.
@@ -62,6 +63,7 @@ fn container(container: &mut Value) {
     if container["resources"].is_null() {
         set(container, "resources", Map::new());
     }
+    whole_millis(container);
     each_mut(container, "ports", |port| default(port, "protocol", "TCP"));
     each_mut(container, "env", |variable| {
         let Some(from) = variable.get_mut("valueFrom") else { return };
@@ -80,6 +82,18 @@ fn container(container: &mut Value) {
     for hook in ["postStart", "preStop"] {
         if let Some(action) = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(hook)) {
             http_get(action);
+        }
+    }
+}
+
+/// Amounts finer than a thousandth are rounded up.
+fn whole_millis(container: &mut Value) {
+    for side in ["limits", "requests"] {
+        let amounts = container.get_mut("resources").and_then(|resources| resources.get_mut(side));
+        for (_, amount) in amounts.and_then(Value::as_object_mut).into_iter().flatten() {
+            if let Some(fine) = Quantity::read(amount).filter(|quantity| !quantity.is_whole_millis()) {
+                *amount = fine.up_to_millis().to_string().into();
+            }
         }
     }
 }

@@ -10,10 +10,12 @@ mod table;
 mod update;
 mod validate;
 mod volumes;
+mod warnings;
 
 pub(super) use default::template as default_template;
 pub(super) use resources::{quantity, resource_list};
 pub(super) use validate::template as validate_template;
+pub(super) use warnings::workload as warnings_of_template;
 
 use serde_json::{Value, json};
 
@@ -32,6 +34,7 @@ pub(super) fn describe(kind: &mut Kind) {
                 prepare_update,
                 validate: |_, pod, errors| validate::pod(pod, errors),
                 validate_update: |_, new, old, part, errors| update::validate(new, old, part, errors),
+                warnings: |_, pod| warnings::pod(pod),
                 ..Strategy::GENERIC
             };
         }
