@@ -51,7 +51,7 @@ where
         }
     };
     // The client library calls each refused connection an error; whoever asked says so better.
-    machinery::log::init("info,kube_client=off");
+    machinery::log::init("info,kube_client=off,hickory_server=warn");
     match start(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -195,7 +195,7 @@ impl Watch {
         let changes =
             inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, directory, changes)?;
-        Ok(Self(AsyncFd::new(fd)?))
+        Ok(Self(AsyncFd::register(fd)?))
     }
 
     async fn changed(&self) -> io::Result<()> {

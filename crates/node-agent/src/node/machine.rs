@@ -16,8 +16,6 @@ const PODS: u32 = 110;
 /// The machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    /// CPUs in thousandths.
-    pub(crate) cpu_milli: i64,
     /// Memory, bytes.
     pub(crate) memory: i64,
     /// What the node has.
@@ -49,7 +47,7 @@ impl Machine {
             ("hugepages-2Mi".to_owned(), amount("0".into())),
             ("pods".to_owned(), amount(PODS.to_string())),
         ]);
-        Self { cpu_milli, memory, allocatable: capacity.clone(), capacity, info: info() }
+        Self { memory, allocatable: capacity.clone(), capacity, info: info() }
     }
 }
 
@@ -132,7 +130,7 @@ mod tests {
     #[test]
     fn the_machine_has_cpus_memory_and_a_kernel() {
         let machine = Machine::read(Path::new("/does/not/exist"));
-        assert!(machine.cpu_milli > 0 && machine.memory > 0);
+        assert!(machine.memory > 0 && machine.capacity["cpu"].0 != "0");
         assert!(!machine.info.kernel_version.is_empty());
         assert_eq!(machine.capacity["pods"].0, "110");
         assert_eq!(os_image("A=b\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");

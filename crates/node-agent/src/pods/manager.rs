@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::labels;
-use super::model::{Verdict, View};
+use super::model::View;
 use super::worker::{Message, Worker};
 use crate::agent::Agent;
 use crate::volumes;
@@ -76,11 +76,6 @@ impl Pods {
             one.pod.metadata.namespace.as_deref() == Some(namespace)
                 && one.pod.metadata.name.as_deref() == Some(name)
         })
-    }
-
-    /// Ends a pod.
-    pub(crate) fn end(&self, uid: &str, verdict: Verdict) {
-        self.tell(uid, Message::End(verdict));
     }
 
     /// Notes which pod a sandbox belongs to.

@@ -24,5 +24,5 @@ mod worker;
 pub(crate) use env::{field_value, references as environment_references, resource_value};
 pub(crate) use images::Images;
 pub(crate) use manager::{Pods, Snapshot, informer, run};
-pub(crate) use model::{Verdict, find_container};
+pub(crate) use model::find_container;
 pub(crate) use sandbox::HOST_PORTS;

@@ -408,6 +408,46 @@ fn conditions(inputs: &Inputs<'_>, status: &PodStatus, old: &PodStatus) -> Vec<P
     out
 }
 
+/// How soon a change of the status is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// At once.
+    Now,
+    /// A little later, with what comes then.
+    Later,
+    /// Not by itself.
+    Never,
+}
+
+/// Returns how soon the change from `old` to `new` is to be told. While a pod is being started, each step
+/// changes something that nobody acts on; one message less for each of many pods that start together counts.
+pub(crate) fn weigh(old: &PodStatus, new: &PodStatus, deleted: bool) -> Weight {
+    let plain = |status: &PodStatus| {
+        let mut status = status.clone();
+        status.observed_generation = None;
+        for one in status.conditions.iter_mut().flatten() {
+            one.observed_generation = None;
+        }
+        status
+    };
+    if deleted && plain(old) == plain(new) {
+        return Weight::Never;
+    }
+    let waiting = |status: &PodStatus| -> Vec<Option<String>> {
+        let main = status.container_statuses.iter().flatten();
+        main.chain(status.init_container_statuses.iter().flatten())
+            .map(|one| one.state.as_ref().and_then(|state| state.waiting.as_ref()?.reason.clone()))
+            .collect()
+    };
+    let pending = |status: &PodStatus| status.phase.as_deref() == Some("Pending");
+    let begun = old.container_statuses.is_some();
+    if begun && pending(old) && pending(new) && waiting(old) == waiting(new) {
+        Weight::Later
+    } else {
+        Weight::Now
+    }
+}
+
 /// Returns the smallest strategic merge patch from `old` to `new`, or `None` when they are equal.
 pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<serde_json::Value> {
     let old = serde_json::to_value(old).unwrap_or_default();
@@ -559,6 +599,31 @@ mod tests {
         );
         assert_eq!(one.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 7);
         assert_eq!(found.phase.as_deref(), Some("Running"));
+    }
+
+    #[test]
+    fn steps_of_a_start_are_told_later_and_results_now() {
+        let spec = serde_json::json!({"containers": [{"name": "a"}]});
+        let none = PodStatus::default();
+        let creating = status(spec.clone(), &View::default(), &Memory::default());
+        let addressed = Memory { ips: vec!["10.2.0.5".into()], ..Memory::default() };
+        let with_sandbox = status(spec.clone(), &view(vec![]), &addressed);
+        let mut failing = addressed.clone();
+        failing.container("a").failure = Some(Waiting { reason: "ErrImagePull".into(), message: "x".into() });
+        let failed = status(spec.clone(), &view(vec![]), &failing);
+        let running = status(spec, &view(vec![running("a", 0)]), &addressed);
+        let mut newer = running.clone();
+        newer.observed_generation = Some(2);
+        for (old, new, deleted, expected) in [
+            (&none, &creating, false, Weight::Now),
+            (&creating, &with_sandbox, false, Weight::Later),
+            (&with_sandbox, &failed, false, Weight::Now),
+            (&with_sandbox, &running, false, Weight::Now),
+            (&running, &newer, false, Weight::Now),
+            (&running, &newer, true, Weight::Never),
+        ] {
+            assert_eq!(weigh(old, new, deleted), expected);
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(super) fn decode(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
     if version != VERSION {
         return Err(bad(&format!("version {version} is not {VERSION}")));
     }
-    let mut number = |body: &mut Bytes| -> io::Result<u32> {
+    let number = |body: &mut Bytes| -> io::Result<u32> {
         if body.remaining() < 4 { Err(bad("cut off")) } else { Ok(body.get_u32() & 0x7fff_ffff) }
     };
     Ok(Some(match first & 0xffff {

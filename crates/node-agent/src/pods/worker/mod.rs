@@ -9,7 +9,6 @@ use client::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use runtime::{
     ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, SandboxState, SandboxStatus,
 };
@@ -17,10 +16,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod outcomes;
+mod probing;
+mod report;
+
 use super::manager::Shared;
 use super::model::{Memory, Verdict, View, Waiting, find_container};
 use super::plan::{Kill, Plan, Start, plan};
-use super::probes::{self, ProbeKind, Probed, Report};
+use super::probes::Report;
 use super::start::{self, Place, grace_period};
 use super::status::{self, Inputs, SCHEME};
 use crate::agent::Agent;
@@ -48,8 +51,6 @@ pub(crate) enum Message {
     Look,
     /// A probe has a new verdict.
     Probe(Report),
-    /// The agent ends the pod.
-    End(Verdict),
 }
 
 /// What a job beside the task came to.
@@ -96,6 +97,8 @@ pub(super) struct Worker {
     patching: bool,
     /// The status that the API took last. What it changes about it is no reason to send it again.
     sent: Option<PodStatus>,
+    /// Until when a change that nobody waits for is held back, so that it travels with the next one.
+    held_until: Option<Timestamp>,
     patch_retry: Option<Timestamp>,
     patch_failures: u32,
     deleting: bool,
@@ -143,6 +146,7 @@ impl Worker {
             take_down_retry: None,
             patching: false,
             sent: None,
+            held_until: None,
             patch_retry: None,
             patch_failures: 0,
             deleting: false,
@@ -471,65 +475,6 @@ impl Worker {
         });
     }
 
-    /// Sends the status when it differs; returns whether the API has it.
-    fn report(&mut self, status: &PodStatus, now: Timestamp, wake: &mut Vec<Timestamp>) -> bool {
-        if self.gone {
-            return true;
-        }
-        if self.patching {
-            return false;
-        }
-        let old = self.pod.status.clone().unwrap_or_default();
-        if self.sent.as_ref() == Some(status) {
-            return true;
-        }
-        let Some(patch) = status::patch(&self.uid(), &old, status) else { return true };
-        if let Some(at) = self.patch_retry
-            && now < at
-        {
-            wake.push(at);
-            return false;
-        }
-        self.patching = true;
-        self.sent = Some(status.clone());
-        let (api, name) = (self.api(), self.pod.metadata.name.clone().unwrap_or_default());
-        self.jobs.spawn(async move {
-            Outcome::Patched(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await)
-        });
-        false
-    }
-
-    fn finish_deletion(&mut self, clean: bool) {
-        if !self.deleted() || self.taken_down < REMOVED || self.patching || self.deleting {
-            return;
-        }
-        if self.gone {
-            self.done = true;
-            return;
-        }
-        if !clean {
-            return;
-        }
-        self.deleting = true;
-        let (api, name, clock) =
-            (self.api(), self.pod.metadata.name.clone().unwrap_or_default(), self.agent.clock.clone());
-        let parameters = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: self.pod.metadata.uid.clone(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        self.jobs.spawn(async move {
-            Outcome::Deleted(match api.delete(&name, &parameters).await {
-                Ok(_) => Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-                Err(error) => {
-                    clock.after(Duration::from_secs(1)).await;
-                    Err(error.to_string())
-                }
-            })
-        });
-    }
-
     async fn take(&mut self, message: Message) {
         match message {
             Message::Pod(pod) => self.take_pod(pod),
@@ -540,11 +485,6 @@ impl Worker {
             Message::Runtime(event) => self.runtime_event(event).await,
             Message::Look => self.look().await,
             Message::Probe(report) => self.probed(&report),
-            Message::End(verdict) => {
-                if !self.ending() {
-                    self.memory.verdict = Some(verdict);
-                }
-            }
         }
     }
 
@@ -664,288 +604,6 @@ impl Worker {
     fn read_last_words(&mut self, status: &ContainerStatus) {
         if let Some(text) = super::last_words::read(status) {
             self.memory.messages.insert(status.id.clone(), text);
-        }
-    }
-
-    fn begin_probes(&mut self, status: &ContainerStatus, started: bool, ready: bool) {
-        let Some(container) = find_container(&self.pod, &status.name) else { return };
-        let known = self.memory.container(&status.name);
-        known.probed = status.id.clone();
-        known.started = started || container.startup_probe.is_none();
-        known.ready = container.readiness_probe.is_none() || ready;
-        if container.startup_probe.is_none()
-            && container.liveness_probe.is_none()
-            && container.readiness_probe.is_none()
-        {
-            return;
-        }
-        let stop = self.agent.tasks.token().child_token();
-        if let Some(old) = self.probes.insert(status.id.clone(), stop) {
-            old.cancel();
-        }
-        if known.started {
-            self.spawn_probes(status, &[ProbeKind::Liveness, ProbeKind::Readiness]);
-        } else {
-            self.spawn_probes(status, &[ProbeKind::Startup]);
-        }
-    }
-
-    fn spawn_probes(&mut self, status: &ContainerStatus, kinds: &[ProbeKind]) {
-        let Some(container) = find_container(&self.pod, &status.name) else { return };
-        let Some(stop) = self.probes.get(&status.id) else { return };
-        let probed = Probed {
-            pod: self.pod.clone(),
-            id: status.id.clone(),
-            ip: self.memory.ips.first().cloned().unwrap_or_default(),
-            started_at: status.started_at.unwrap_or_else(|| self.agent.clock.now()),
-            container: container.clone(),
-        };
-        for kind in kinds {
-            let probe = match kind {
-                ProbeKind::Startup => container.startup_probe.clone(),
-                ProbeKind::Liveness => container.liveness_probe.clone(),
-                ProbeKind::Readiness => container.readiness_probe.clone(),
-            };
-            if let Some(probe) = probe {
-                let watching = probes::watch(
-                    self.agent.clone(),
-                    probed.clone(),
-                    *kind,
-                    probe,
-                    self.own.clone(),
-                    stop.clone(),
-                );
-                self.agent.tasks.spawn("probe", watching);
-            }
-        }
-    }
-
-    fn probed(&mut self, report: &Report) {
-        let known = self.memory.container(&report.name);
-        if known.probed != report.container_id {
-            return;
-        }
-        let Some(status) = self.view.containers.iter().find(|one| one.id == report.container_id).cloned()
-        else {
-            return;
-        };
-        match (report.kind, report.healthy) {
-            (ProbeKind::Readiness, healthy) => known.ready = healthy,
-            (ProbeKind::Startup, true) => {
-                known.started = true;
-                self.spawn_probes(&status, &[ProbeKind::Liveness, ProbeKind::Readiness]);
-            }
-            (ProbeKind::Liveness, true) => {}
-            (kind @ (ProbeKind::Startup | ProbeKind::Liveness), false) => {
-                known.ready = false;
-                let container = find_container(&self.pod, &report.name).unwrap_or_default();
-                let (word, probe) = match kind {
-                    ProbeKind::Startup => ("startup", container.startup_probe),
-                    _ => ("liveness", container.liveness_probe),
-                };
-                let grace = probe.and_then(|probe| probe.termination_grace_period_seconds).map_or_else(
-                    || grace_period(&self.pod),
-                    |seconds| Duration::from_secs(seconds.unsigned_abs()),
-                );
-                let kill = Kill {
-                    id: report.container_id.clone(),
-                    name: report.name.clone(),
-                    message: format!("Container {} failed {word} probe, will be restarted", report.name),
-                };
-                self.kill_with(&kill, grace);
-            }
-        }
-    }
-
-    async fn finish(&mut self, outcome: Outcome) {
-        let now = self.agent.clock.now();
-        match outcome {
-            Outcome::Prepared(Ok((sandbox, volumes))) => {
-                self.preparing = false;
-                self.prepare_failures = 0;
-                self.memory.sandbox_retry_at = None;
-                self.memory.sandbox_attempts += 1;
-                self.agent.pods.claim_sandbox(&sandbox.id, &self.uid());
-                self.take_addresses(&sandbox);
-                if let Some(old) = self.view.sandbox.replace(sandbox) {
-                    self.remove_old_sandbox(old.id);
-                }
-                self.took_volumes(volumes);
-                // What was made without knowing the address is made again with it.
-                if self.names_pod_ip() {
-                    self.refresh_at = Some(now);
-                }
-            }
-            Outcome::Prepared(Err(error)) => {
-                self.preparing = false;
-                tracing::debug!(pod = self.name(), %error, "the pod cannot be set up");
-                self.memory.sandbox_retry_at = Some(now + self.next_retry());
-            }
-            Outcome::Refreshed(result) => {
-                self.refreshing = false;
-                match result {
-                    Ok(volumes) => {
-                        self.prepare_failures = 0;
-                        self.took_volumes(volumes);
-                    }
-                    Err(error) => {
-                        tracing::debug!(pod = self.name(), %error, "volumes cannot be brought up to date");
-                        self.refresh_at = Some(now + self.next_retry());
-                    }
-                }
-            }
-            Outcome::Started(what, result) => self.started(&what, result, now).await,
-            Outcome::Stopped(id, result) => {
-                if let Err(error) = result {
-                    tracing::warn!(pod = self.name(), id, %error, "stopping a container");
-                }
-                self.memory.stopping.remove(&id);
-                self.inspect(&id).await;
-            }
-            Outcome::Hurried => {}
-            Outcome::TakenDown(level, result) => {
-                self.taking_down = false;
-                match result {
-                    Ok(()) => {
-                        self.taken_down = level;
-                        if let Some(sandbox) = &mut self.view.sandbox {
-                            sandbox.state = SandboxState::NotReady;
-                        }
-                        self.volumes = None;
-                        self.agent.pods.forget_tokens(&self.uid());
-                    }
-                    Err(error) => {
-                        tracing::warn!(pod = self.name(), %error, "taking the pod down");
-                        self.take_down_retry = Some(now + self.next_retry());
-                    }
-                }
-            }
-            Outcome::Patched(result) => {
-                self.patching = false;
-                match result {
-                    Ok(pod) => {
-                        self.patch_failures = 0;
-                        self.patch_retry = None;
-                        self.take_pod(Arc::new(pod));
-                    }
-                    Err(kube::Error::Api(status)) if status.code == 404 => self.gone = true,
-                    Err(error) => {
-                        self.sent = None;
-                        tracing::warn!(pod = self.name(), %error, "writing the pod's status");
-                        self.patch_failures += 1;
-                        let wait = Duration::from_millis(100) * 2u32.pow(self.patch_failures.min(8));
-                        self.patch_retry = Some(now + wait);
-                    }
-                }
-            }
-            Outcome::Deleted(Ok(())) => {
-                self.done = true;
-            }
-            Outcome::Deleted(Err(error)) => {
-                self.deleting = false;
-                tracing::warn!(pod = self.name(), %error, "deleting the pod from the API");
-            }
-        }
-    }
-
-    fn next_retry(&mut self) -> Duration {
-        let wait = (FIRST_RETRY * 2u32.pow(self.prepare_failures.min(10))).min(MOST_RETRY);
-        self.prepare_failures += 1;
-        wait
-    }
-
-    fn took_volumes(&mut self, volumes: volumes::SetUp) {
-        self.refresh_at = volumes.refresh_at;
-        self.volumes = Some(Arc::new(volumes));
-    }
-
-    /// Returns whether a volume holds the pod's address.
-    fn names_pod_ip(&self) -> bool {
-        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        volumes
-            .flat_map(|one| {
-                let own = one.downward_api.iter().flat_map(|source| source.items.iter().flatten());
-                let projected = one
-                    .projected
-                    .iter()
-                    .flat_map(|source| source.sources.iter().flatten())
-                    .filter_map(|source| source.downward_api.as_ref())
-                    .flat_map(|source| source.items.iter().flatten());
-                own.chain(projected)
-            })
-            .filter_map(|item| item.field_ref.as_ref())
-            .any(|field| field.field_path.starts_with("status.podIP"))
-    }
-
-    fn remove_old_sandbox(&mut self, id: String) {
-        let agent = self.agent.clone();
-        // Its containers stay in the view as what ended, until they are collected.
-        self.jobs.spawn(async move {
-            if let Err(error) = agent.runtime.stop_sandbox(&id).await {
-                tracing::warn!(id, %error, "stopping an old sandbox");
-            }
-            Outcome::Hurried
-        });
-    }
-
-    /// Removes all attempts of a container but the newest two: logs of the previous one can still be asked for.
-    fn forget_old_attempts(&mut self, name: &str) {
-        let keep: Vec<String> = [self.view.latest(name), self.view.previous(name)]
-            .into_iter()
-            .flatten()
-            .map(|one| one.id.clone())
-            .collect();
-        let old: Vec<ContainerStatus> = self
-            .view
-            .attempts(name)
-            .filter(|one| one.state == ContainerState::Exited && !keep.contains(&one.id))
-            .cloned()
-            .collect();
-        for one in old {
-            self.view.containers.retain(|known| known.id != one.id);
-            self.memory.messages.remove(&one.id);
-            let current = self.view.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == one.sandbox_id);
-            let last =
-                !current && !self.view.containers.iter().any(|known| known.sandbox_id == one.sandbox_id);
-            let (agent, pod) = (self.agent.clone(), self.pod.clone());
-            self.jobs.spawn(async move {
-                start::forget(&agent, &pod, &one, last).await;
-                Outcome::Hurried
-            });
-        }
-    }
-
-    async fn started(&mut self, what: &Start, result: Result<String, Waiting>, now: Timestamp) {
-        self.memory.starting = None;
-        match result {
-            Ok(id) => {
-                self.inspect(&id).await;
-                let known = self.memory.container(&what.name);
-                known.failure = None;
-                known.retry_at = None;
-                known.pull_failed_at = None;
-                self.forget_old_attempts(&what.name);
-                let status = self.view.containers.iter().find(|one| one.id == id).cloned();
-                if let Some(status) = status.filter(|one| one.state == ContainerState::Running) {
-                    self.begin_probes(&status, false, false);
-                }
-            }
-            Err(waiting) => {
-                let known = self.memory.container(&what.name);
-                match waiting.reason.as_str() {
-                    "ErrImagePull" => {
-                        let failed_at = known.pull_failed_at.unwrap_or(now);
-                        known.pulls.next(failed_at, now);
-                        known.pull_failed_at = Some(now);
-                        known.retry_at = known.pulls.wait(now, now).map(|(until, _)| until);
-                    }
-                    // The container is there and has ended: its back-off decides.
-                    "RunContainerError" | "PostStartHookError" => known.retry_at = None,
-                    _ => known.retry_at = Some(now + RETRY),
-                }
-                known.failure = Some(waiting).filter(|waiting| waiting.reason != "ContainerCreating");
-                self.look().await;
-            }
         }
     }
 }
