@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use runtime::ContainerEventKind;
 use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
@@ -185,8 +184,8 @@ fn seek_to_tail(file: &mut File, lines: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells of changes in the directory of a log.
-struct Watch(AsyncFd<std::os::fd::OwnedFd>);
+/// Tells of changes in the directory of a log. An inotify descriptor is read like a pipe.
+struct Watch(pipe::Receiver);
 
 impl Watch {
     fn new(log: &Path) -> io::Result<Self> {
@@ -195,22 +194,20 @@ impl Watch {
         let changes =
             inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, directory, changes)?;
-        Ok(Self(AsyncFd::register(fd)?))
+        Ok(Self(pipe::Receiver::from_owned_fd_unchecked(fd)?))
     }
 
+    /// Waits for a change, and takes all that have come.
     async fn changed(&self) -> io::Result<()> {
-        let mut ready = self.0.readable().await?;
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(&self.0, &mut space);
+        let mut space = [0u8; 4096];
         loop {
-            match events.next() {
-                Ok(_) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
+            self.0.readable().await?;
+            match self.0.try_read(&mut space) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
         }
-        ready.clear_ready();
-        Ok(())
     }
 }
 

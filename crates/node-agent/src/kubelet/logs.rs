@@ -144,7 +144,7 @@ impl Filter {
 
     /// Appends what the client sees of one line; returns false when it has all that it wanted.
     pub(super) fn line(&mut self, line: &[u8], into: &mut Vec<u8>) -> bool {
-        let Some((time, stream, partial, message)) = parse(line) else { return true };
+        let Some(Line { time, stream, partial, message }) = parse(line) else { return true };
         if self.options.stream.as_deref().is_some_and(|wanted| wanted.as_bytes() != stream) {
             return true;
         }
@@ -171,12 +171,20 @@ impl Filter {
     }
 }
 
-/// Takes a line in CRI's format apart: time, stream, whether it goes on, message.
-fn parse(line: &[u8]) -> Option<(&[u8], &[u8], bool, &[u8])> {
+/// A line in CRI's format, taken apart.
+struct Line<'a> {
+    time: &'a [u8],
+    stream: &'a [u8],
+    /// The line goes on in the next one.
+    partial: bool,
+    message: &'a [u8],
+}
+
+fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let (time, stream, tags) = (parts.next()?, parts.next()?, parts.next()?);
     let message = parts.next().unwrap_or_default();
-    (!time.is_empty()).then_some((time, stream, tags.starts_with(b"P"), message))
+    (!time.is_empty()).then_some(Line { time, stream, partial: tags.starts_with(b"P"), message })
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ fn stream(
         match agreed {
             Agreed::Spdy(protocol) => over_spdy(&agent, &target, wanted, &protocol, transport).await,
             Agreed::WebSocket { protocol, .. } => {
-                over_websocket(&agent, &target, wanted, &protocol, transport).await
+                over_websocket(&agent, &target, wanted, &protocol, transport).await;
             }
         }
     });

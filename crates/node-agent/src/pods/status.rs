@@ -360,7 +360,7 @@ fn conditions(inputs: &Inputs<'_>, status: &PodStatus, old: &PodStatus) -> Vec<P
         let name = &gate.condition_type;
         match old.conditions.iter().flatten().find(|one| one.type_ == *name) {
             None => {
-                gates.push(format!("corresponding condition of pod readiness gate {name:?} does not exist."))
+                gates.push(format!("corresponding condition of pod readiness gate {name:?} does not exist."));
             }
             Some(found) if found.status != "True" => gates.push(format!(
                 "the status of pod readiness gate {name:?} is not \"True\", but {}",

@@ -61,7 +61,7 @@ enum Outcome {
     Stopped(String, Result<(), String>),
     Hurried,
     TakenDown(u8, Result<(), String>),
-    Patched(Result<Pod, kube::Error>),
+    Patched(Box<Result<Pod, kube::Error>>),
     Deleted(Result<(), String>),
 }
 
@@ -171,7 +171,7 @@ impl Worker {
             let sleep = async {
                 match wake_at {
                     Some(at) => {
-                        clock.after(at.duration_since(now).unsigned_abs() * u32::from(at > now)).await
+                        clock.after(at.duration_since(now).unsigned_abs() * u32::from(at > now)).await;
                     }
                     None => std::future::pending().await,
                 }

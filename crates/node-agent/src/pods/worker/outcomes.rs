@@ -78,7 +78,7 @@ impl Worker {
             }
             Outcome::Patched(result) => {
                 self.patching = false;
-                match result {
+                match *result {
                     Ok(pod) => {
                         self.patch_failures = 0;
                         self.patch_retry = None;

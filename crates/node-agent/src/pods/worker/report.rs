@@ -54,7 +54,8 @@ impl Worker {
         self.sent = Some(status.clone());
         let (api, name) = (self.api(), self.pod.metadata.name.clone().unwrap_or_default());
         self.jobs.spawn(async move {
-            Outcome::Patched(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await)
+            let patch = Patch::Strategic(patch);
+            Outcome::Patched(Box::new(api.patch_status(&name, &PatchParams::default(), &patch).await))
         });
         false
     }
