@@ -8,6 +8,8 @@ mod hooks;
 mod images;
 mod labels;
 mod last_words;
+#[cfg(test)]
+mod lifecycle;
 mod manager;
 mod model;
 mod plan;

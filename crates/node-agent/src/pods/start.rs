@@ -243,6 +243,9 @@ fn write_own_files(
 fn link_log(pod: &Pod, container: &str, id: &str, attempt: u32) {
     let link = log_link(pod, container, id);
     let target = sandbox::log_directory(pod).join(container).join(format!("{attempt}.log"));
+    if !target.parent().is_some_and(std::path::Path::exists) {
+        return;
+    }
     let made = fs_err::create_dir_all("/var/log/containers")
         .and_then(|()| std::os::unix::fs::symlink(target, &link));
     match made {

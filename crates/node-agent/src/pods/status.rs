@@ -430,7 +430,7 @@ pub(crate) fn weigh(old: &PodStatus, new: &PodStatus, deleted: bool) -> Weight {
         }
         status
     };
-    if deleted && plain(old) == plain(new) {
+    if deleted && patch("", &plain(old), &plain(new)).is_none() {
         return Weight::Never;
     }
     let waiting = |status: &PodStatus| -> Vec<Option<String>> {
