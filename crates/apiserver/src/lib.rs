@@ -11,6 +11,7 @@ mod body;
 mod bootstrap;
 pub mod cache;
 mod config;
+mod custom;
 mod decode;
 mod discovery;
 mod identity;

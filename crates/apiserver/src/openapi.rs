@@ -29,7 +29,7 @@ pub(crate) async fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<
     let (which, content_type) = match segments {
         ["v3"] => {
             let registry = call.server.registry.load();
-            let index = openapi::v3_index(&registry, &|_| None);
+            let index = openapi::v3_index(&registry, &custom);
             return Ok(respond::encode(StatusCode::OK, Format::Json, &index, false));
         }
         ["v2"] if accepts("application/com.github.proto-openapi.spec.v2") => (Which::V2Protobuf, V2_PROTOBUF),
@@ -71,11 +71,16 @@ pub(crate) async fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<
     Ok(response)
 }
 
+/// The schema of a custom kind.
+fn custom(kind: &api::registry::Kind) -> Option<serde_json::Value> {
+    api::custom::schema_of(kind).cloned()
+}
+
 /// Builds a document off the async threads: the first time takes a while.
 async fn build(server: &Arc<ApiServer>, which: Which) -> Result<Document, Status> {
     let server = server.clone();
     let built =
-        tokio::task::spawn_blocking(move || server.documents.get(&which, &server.registry.load(), &|_| None));
+        tokio::task::spawn_blocking(move || server.documents.get(&which, &server.registry.load(), &custom));
     built.await.map_err(Status::internal)?.ok_or_else(Status::no_such_resource)
 }
 

@@ -62,7 +62,10 @@ pub struct ApiServer {
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
     pub(crate) kubelet: Kubelet,
+    /// Every kind that is served at present.
     pub(crate) registry: ArcSwap<Registry>,
+    /// The kinds that are always served.
+    pub(crate) base: Registry,
     pub(crate) clock: SharedClock,
     pub(crate) random: Random,
     pub(crate) tasks: Tasks,
@@ -134,12 +137,14 @@ impl ApiServer {
             documents: Documents::default(),
             metrics: Metrics::default(),
             kubelet,
-            registry: ArcSwap::from_pointee(registry),
+            registry: ArcSwap::from_pointee(registry.clone()),
+            base: registry,
             clock,
             random,
             tasks,
             service_writes: tokio::sync::Mutex::default(),
         });
+        server.refresh_registry();
         crate::bootstrap::run(&server).await?;
         crate::upkeep::start(&server);
         Ok(server)

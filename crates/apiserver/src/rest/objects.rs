@@ -310,8 +310,11 @@ impl Resource {
     }
 
     /// What server-side apply knows of this kind.
-    pub(crate) fn node(&self) -> Node<'static> {
-        Node::of_kind(&self.kind.group, &self.kind.version, &self.kind.kind)
+    pub(crate) fn node(&self) -> Node<'_> {
+        match api::custom::schema_of(&self.kind) {
+            Some(schema) => Node::Custom(schema),
+            None => Node::of_kind(&self.kind.group, &self.kind.version, &self.kind.kind),
+        }
     }
 
     /// Checks uid and resource version; returns whether the client named a revision.

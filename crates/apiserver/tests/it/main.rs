@@ -6,6 +6,7 @@
 mod applying;
 mod bad_requests;
 mod basics;
+mod custom;
 mod kit;
 mod proxying;
 mod watching;
