@@ -16,10 +16,6 @@ use crate::negotiate::Format;
 use crate::respond;
 use crate::server::{ApiServer, Call};
 
-/// The content type of the protobuf form. Clients ask for it with `@` in place of a dot, which no parser of
-/// media types in an answer accepts.
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
 /// Serves `/openapi/…`.
 pub(crate) async fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<Body>, Status> {
     let headers = &call.parts.headers;
@@ -32,7 +28,9 @@ pub(crate) async fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<
             let index = openapi::v3_index(&registry, &custom);
             return Ok(respond::encode(StatusCode::OK, Format::Json, &index, false));
         }
-        ["v2"] if accepts("application/com.github.proto-openapi.spec.v2") => (Which::V2Protobuf, V2_PROTOBUF),
+        ["v2"] if accepts("application/com.github.proto-openapi.spec.v2") => {
+            (Which::V2Protobuf, openapi::V2_PROTOBUF)
+        }
         ["v2"] => (Which::V2Json, "application/json"),
         ["v3", "api", version] => {
             (Which::V3 { group: String::new(), version: (*version).to_owned() }, "application/json")
