@@ -70,14 +70,15 @@ impl Lab {
 
     /// Runs a shell line with `kubectl` (the `version` under test: newest or oldest) and `cluster` in the path.
     pub(crate) fn shell(&self, version: &str, line: &str) -> Ran {
-        let mut command = self.command("sh");
+        // No client may hang: what takes longer than this has failed.
+        let mut command = self.command("timeout");
         let executable = Path::new(env!("CARGO_BIN_EXE_cluster"));
         let path = format!(
             "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             fixtures().join("clients").join(version).display(),
             executable.parent().unwrap().display(),
         );
-        command.args(["-c", line]).env("PATH", path);
+        command.args(["90", "sh", "-c", line]).env("PATH", path);
         Ran::of(&mut command)
     }
 
