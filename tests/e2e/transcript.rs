@@ -120,7 +120,10 @@ fn compare(
     printed: &str,
     kept: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, String> {
-    let printed: Vec<String> = printed
+    // The oldest kubectl colours its output also where there is no terminal.
+    let colour = Regex::new("\u{1b}\\[[0-9;]*m").unwrap();
+    let printed: Vec<String> = colour
+        .replace_all(printed, "")
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|line| !line.is_empty())
