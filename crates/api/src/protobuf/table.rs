@@ -34,8 +34,8 @@ pub(super) enum Type {
     Double,
     /// A message around a list of strings.
     Texts,
-    List(Box<Type>),
-    Map(Box<Type>),
+    List(Box<Self>),
+    Map(Box<Self>),
     Message(&'static str),
     /// A message whose fields stand in the object around it.
     Inline(&'static str),

@@ -137,7 +137,7 @@ fn bounds(kind: &str, limit: &Value, requests: &Amounts, limits: &Amounts, error
             (None, _) => errors.push(format!("{text}. No limit is specified")),
             (Some(limit), _) if *limit > bound => errors.push(format!("{text}, but limit is {limit}")),
             (_, Some(request)) if *request > bound => {
-                errors.push(format!("{text}, but request is {request}"))
+                errors.push(format!("{text}, but request is {request}"));
             }
             _ => {}
         }

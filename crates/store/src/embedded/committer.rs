@@ -96,11 +96,10 @@ impl Committer {
             // Whoever asked may have gone away; the work is done all the same.
             let _gone = answer.send(self.compact(revision));
         }
-        if let Some(revision) = self.due() {
-            if let Err(error) = self.compact(revision) {
+        if let Some(revision) = self.due()
+            && let Err(error) = self.compact(revision) {
                 tracing::warn!(%error, revision, "compacting the store");
             }
-        }
     }
 
     fn commit(&mut self, writes: Vec<(Arc<str>, Request, oneshot::Sender<Result<Event>>)>) {
