@@ -1,6 +1,6 @@
 //! The only place that prints. Spinners on a terminal, plain lines elsewhere, JSON events with `--output json`.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "everything else prints through this module")]
+#![expect(clippy::print_stderr, reason = "everything else prints through this module")]
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;

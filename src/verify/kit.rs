@@ -181,7 +181,7 @@ impl Kit {
         let mut lines = Vec::new();
         match self.api::<Pod>().list(&ListParams::default()).await {
             Ok(pods) => {
-                lines.extend(pods.items.iter().take(EVIDENCE).map(|pod| format!("pod {}", state(pod))))
+                lines.extend(pods.items.iter().take(EVIDENCE).map(|pod| format!("pod {}", state(pod))));
             }
             Err(error) => lines.push(format!("pods cannot be listed: {error}")),
         }

@@ -253,7 +253,7 @@ fn sweep(directories: &[PathBuf]) -> Result<Option<String>> {
         for pid in processes(directory)? {
             match kill(Pid::from_raw(pid), Signal::SIGKILL) {
                 Ok(()) | Err(Errno::ESRCH) => {
-                    left = Some(format!("process {pid} in {}", directory.display()))
+                    left = Some(format!("process {pid} in {}", directory.display()));
                 }
                 Err(error) => return Err(Error::from(error).within(format!("killing process {pid}"))),
             }

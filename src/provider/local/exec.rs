@@ -4,6 +4,7 @@
 //! The exit code is the command's: 128 + n for signal n, 126 or 127 when it could not be run.
 
 #![expect(unsafe_code, reason = "fork and terminal requests have no safe interface")]
+#![expect(clippy::exit, reason = "a forked child must not return into its parent's code")]
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -284,7 +285,7 @@ fn relay(master: BorrowedFd<'_>, signals: &SignalFd, child: Pid) -> Result<u8> {
             return Ok(code);
         }
         if ready(1) {
-            while let Ok(Some(info)) = signals.read_signal() {
+            if let Ok(Some(info)) = signals.read_signal() {
                 match Signal::try_from(info.ssi_signo.cast_signed()) {
                     Ok(Signal::SIGWINCH) => copy_size(master),
                     Ok(Signal::SIGCHLD) => {
@@ -298,7 +299,6 @@ fn relay(master: BorrowedFd<'_>, signals: &SignalFd, child: Pid) -> Result<u8> {
                     },
                     Err(_) => {}
                 }
-                break;
             }
         }
         if ready(2) {

@@ -342,11 +342,12 @@ impl Init {
         let mut buffer = [0u8; 16 * 1024];
         match nix::unistd::read(pipe.as_fd(), &mut buffer) {
             Ok(0) => name.clear(),
-            Ok(length) => match self.units.get_mut(name.as_str()) {
-                Some(unit) => unit.log.append(&buffer[..length]),
-                // The unit is gone from the node; what its children still say is dropped.
-                None => {}
-            },
+            Ok(length) => {
+                // When the unit is gone from the node, what its children still say is dropped.
+                if let Some(unit) = self.units.get_mut(name.as_str()) {
+                    unit.log.append(&buffer[..length]);
+                }
+            }
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
             Err(_) => name.clear(),
         }
@@ -529,7 +530,7 @@ impl Running {
             match kill(Pid::from_raw(pid), Signal::SIGTERM) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
                 Err(error) => {
-                    self.log.append(format!("init: ending {}: {error}\n", self.unit.name).as_bytes())
+                    self.log.append(format!("init: ending {}: {error}\n", self.unit.name).as_bytes());
                 }
             }
         }

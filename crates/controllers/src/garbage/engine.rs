@@ -20,12 +20,14 @@ const WORKERS: usize = 8;
 /// How long the start waits for watches of resources that do not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A group and a kind.
+type GroupKind = (String, String);
+
 struct Collector {
     context: Context,
     graph: Arc<Graph>,
-    /// By group and kind.
-    resources: RwLock<HashMap<(String, String), Arc<Resource>>>,
-    feeds: Mutex<HashMap<(String, String), (Arc<Feed>, DropGuard)>>,
+    resources: RwLock<HashMap<GroupKind, Arc<Resource>>>,
+    feeds: Mutex<HashMap<GroupKind, (Arc<Feed>, DropGuard)>>,
 }
 
 pub(crate) fn start(context: &Context) {

@@ -1,4 +1,5 @@
 //! The controllers and the scheduler against the real API server in the same process, with a simulated kubelet.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail them")]
 
 mod garbage;
 mod kit;

@@ -97,9 +97,10 @@ impl Committer {
             let _gone = answer.send(self.compact(revision));
         }
         if let Some(revision) = self.due()
-            && let Err(error) = self.compact(revision) {
-                tracing::warn!(%error, revision, "compacting the store");
-            }
+            && let Err(error) = self.compact(revision)
+        {
+            tracing::warn!(%error, revision, "compacting the store");
+        }
     }
 
     fn commit(&mut self, writes: Vec<(Arc<str>, Request, oneshot::Sender<Result<Event>>)>) {

@@ -16,14 +16,17 @@ pub use rule::Rule;
 
 type Names = HashMap<Box<str>, Vec<Arc<Binding>>>;
 
+/// A namespace and a name.
+type Named = (Box<str>, Box<str>);
+
 /// What has been observed of roles and bindings.
 #[derive(Debug, Default)]
 pub(crate) struct Rbac {
     /// By namespace and name.
-    roles: HashMap<(Box<str>, Box<str>), Arc<[Rule]>>,
+    roles: HashMap<Named, Arc<[Rule]>>,
     cluster_roles: BTreeMap<Box<str>, ClusterRole>,
     /// By namespace (empty for cluster role bindings) and name.
-    bindings: HashMap<(Box<str>, Box<str>), Arc<Binding>>,
+    bindings: HashMap<Named, Arc<Binding>>,
     /// The bindings of each namespace by their subjects.
     index: HashMap<Box<str>, Subjects>,
 }
