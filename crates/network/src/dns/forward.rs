@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_server::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -22,15 +22,30 @@ const LONGEST: u32 = 30;
 /// How many answers are kept.
 const KEPT: usize = 1000;
 
+/// An upstream that was silent so often in a row is left alone for a while.
+const SILENCES: u32 = 2;
+/// How long, in seconds. A machine without a network then says at once that it cannot know.
+const REST: i64 = 5;
+
 /// Upstream servers and what they said.
 pub(super) struct Forwarder {
-    upstreams: Vec<SocketAddr>,
+    upstreams: Vec<Upstream>,
     patience: Duration,
     random: Random,
     clock: SharedClock,
     cache: Mutex<Cache>,
     /// The upstream that answered last is asked first, so that a silent one costs its time once.
     first: AtomicUsize,
+}
+
+/// A server and how it behaves.
+#[derive(Debug)]
+struct Upstream {
+    address: SocketAddr,
+    /// Questions in a row that it left without an answer.
+    silences: AtomicU32,
+    /// The time, in seconds, at which it is asked again.
+    rests_until: AtomicI64,
 }
 
 type Key = (Name, RecordType, bool);
@@ -50,6 +65,14 @@ impl Forwarder {
         random: Random,
         clock: SharedClock,
     ) -> Self {
+        let upstreams = upstreams
+            .into_iter()
+            .map(|address| Upstream {
+                address,
+                silences: AtomicU32::new(0),
+                rests_until: AtomicI64::new(i64::MIN),
+            })
+            .collect();
         Self { upstreams, patience, random, clock, cache: Mutex::default(), first: AtomicUsize::new(0) }
     }
 
@@ -68,18 +91,36 @@ impl Forwarder {
         for turn in 0..self.upstreams.len() {
             let number = (first + turn) % self.upstreams.len();
             let upstream = &self.upstreams[number];
-            match timeout(self.patience, self.exchange(*upstream, name, kind, dnssec)).await {
-                Ok(Ok(answer)) => match answer.metadata.response_code {
-                    ResponseCode::NoError | ResponseCode::NXDomain => {
-                        self.first.store(number, Ordering::Relaxed);
-                        self.cache.lock().put(key, &answer, self.clock.now().as_second());
-                        return Some(answer);
-                    }
-                    // Another server may know better.
-                    _ => last = Some(answer),
-                },
-                Ok(Err(error)) => tracing::debug!(%upstream, %name, %error, "asking an upstream DNS server"),
-                Err(_) => tracing::debug!(%upstream, %name, "an upstream DNS server did not answer in time"),
+            if self.clock.now().as_second() < upstream.rests_until.load(Ordering::Relaxed) {
+                continue;
+            }
+            let address = upstream.address;
+            let answered = match timeout(self.patience, self.exchange(address, name, kind, dnssec)).await {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(error)) => {
+                    tracing::debug!(%address, %name, %error, "asking an upstream DNS server");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!(%address, %name, "an upstream DNS server did not answer in time");
+                    None
+                }
+            };
+            let Some(answer) = answered else {
+                if upstream.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
+                    upstream.rests_until.store(self.clock.now().as_second() + REST, Ordering::Relaxed);
+                }
+                continue;
+            };
+            upstream.silences.store(0, Ordering::Relaxed);
+            match answer.metadata.response_code {
+                ResponseCode::NoError | ResponseCode::NXDomain => {
+                    self.first.store(number, Ordering::Relaxed);
+                    self.cache.lock().put(key, &answer, self.clock.now().as_second());
+                    return Some(answer);
+                }
+                // Another server may know better.
+                _ => last = Some(answer),
             }
         }
         last
@@ -184,7 +225,10 @@ fn time_to_live(answer: &Message) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use hickory_server::proto::rr::rdata::A;
+    use machinery::clock::ManualClock;
 
     use super::*;
 
@@ -197,6 +241,31 @@ mod tests {
         let data = RData::A(A(Ipv4Addr::LOCALHOST));
         message.add_answer(Record::from_rdata(Name::root(), ttl, data));
         message
+    }
+
+    #[tokio::test]
+    async fn a_silent_upstream_is_left_alone_for_a_while() {
+        let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let clock = ManualClock::new(machinery::clock::system().now());
+        let forwarder = Forwarder::new(
+            vec![silent.local_addr().unwrap()],
+            Duration::from_millis(20),
+            Random::seeded(1),
+            Arc::new(clock.clone()),
+        );
+        let name = Name::from_ascii("www.example.com.").unwrap();
+        let asked = async |times: usize| {
+            for _ in 0..times {
+                assert_eq!(forwarder.ask(&name, RecordType::A, false).await, None);
+            }
+            let mut buffer = [0; 512];
+            std::iter::from_fn(|| silent.try_recv(&mut buffer).ok()).count()
+        };
+        assert_eq!(asked(5).await, 2, "two silences are enough");
+        clock.advance(Duration::from_secs(4));
+        assert_eq!(asked(1).await, 0);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(asked(3).await, 1, "one more is enough to let it rest again");
     }
 
     #[test]
