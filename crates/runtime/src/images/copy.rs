@@ -52,3 +52,40 @@ fn remove(path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{create_dir, read, write};
+
+    #[test]
+    fn copied_layers_look_as_overlayfs_would_show_them() {
+        if !rustix::process::geteuid().is_root() {
+            // Making the overlay's marks is for root alone.
+            return;
+        }
+        let (lower, upper, root) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [lower, upper, root] = [&lower, &upper, &root].map(|directory| directory.path());
+        create_dir(lower.join("kept")).unwrap();
+        create_dir(lower.join("emptied")).unwrap();
+        for (path, text) in [("kept/a", "a"), ("kept/b", "old"), ("emptied/c", "c"), ("hidden", "h")] {
+            write(lower.join(path), text).unwrap();
+        }
+        symlink("kept", lower.join("link")).unwrap();
+        create_dir(upper.join("kept")).unwrap();
+        create_dir(upper.join("emptied")).unwrap();
+        write(upper.join("kept/b"), "new").unwrap();
+        write(upper.join("emptied/d"), "d").unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(upper.join("emptied"), "trusted.overlay.opaque", b"y", flags).unwrap();
+        let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty());
+        rustix::fs::mknodat(rustix::fs::CWD, upper.join("hidden"), kind, mode, 0).unwrap();
+        copy_layer(lower, root).unwrap();
+        copy_layer(upper, root).unwrap();
+        assert_eq!(read(root.join("link/a")).unwrap(), b"a");
+        assert_eq!(read(root.join("kept/b")).unwrap(), b"new");
+        assert_eq!(read(root.join("emptied/d")).unwrap(), b"d");
+        assert!(!root.join("emptied/c").exists() && !root.join("hidden").exists());
+    }
+}
