@@ -66,32 +66,48 @@ fn add(generator: &mut SchemaGenerator, group: &str, version: &str) {
         ("authorization.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::authorization::v1::LocalSubjectAccessReview, k8s_openapi::api::authorization::v1::SelfSubjectAccessReview, k8s_openapi::api::authorization::v1::SelfSubjectRulesReview, k8s_openapi::api::authorization::v1::SubjectAccessReview);
         }
-        ("autoscaling", "v1") => add!(generator: k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler),
-        ("autoscaling", "v2") => add!(generator: k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler),
+        ("autoscaling", "v1") => {
+            add!(generator: k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler);
+        }
+        ("autoscaling", "v2") => {
+            add!(generator: k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler);
+        }
         ("batch", "v1") => {
             add!(generator: k8s_openapi::api::batch::v1::CronJob, k8s_openapi::api::batch::v1::Job);
         }
         ("certificates.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::certificates::v1::CertificateSigningRequest);
         }
-        ("coordination.k8s.io", "v1") => add!(generator: k8s_openapi::api::coordination::v1::Lease),
-        ("discovery.k8s.io", "v1") => add!(generator: k8s_openapi::api::discovery::v1::EndpointSlice),
-        ("events.k8s.io", "v1") => add!(generator: k8s_openapi::api::events::v1::Event),
+        ("coordination.k8s.io", "v1") => {
+            add!(generator: k8s_openapi::api::coordination::v1::Lease);
+        }
+        ("discovery.k8s.io", "v1") => {
+            add!(generator: k8s_openapi::api::discovery::v1::EndpointSlice);
+        }
+        ("events.k8s.io", "v1") => {
+            add!(generator: k8s_openapi::api::events::v1::Event);
+        }
         ("flowcontrol.apiserver.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::flowcontrol::v1::FlowSchema, k8s_openapi::api::flowcontrol::v1::PriorityLevelConfiguration);
         }
         ("networking.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::networking::v1::Ingress, k8s_openapi::api::networking::v1::ServiceCIDR, k8s_openapi::api::networking::v1::IPAddress, k8s_openapi::api::networking::v1::IngressClass, k8s_openapi::api::networking::v1::NetworkPolicy);
         }
-        ("node.k8s.io", "v1") => add!(generator: k8s_openapi::api::node::v1::RuntimeClass),
-        ("policy", "v1") => add!(generator: k8s_openapi::api::policy::v1::PodDisruptionBudget),
+        ("node.k8s.io", "v1") => {
+            add!(generator: k8s_openapi::api::node::v1::RuntimeClass);
+        }
+        ("policy", "v1") => {
+            add!(generator: k8s_openapi::api::policy::v1::PodDisruptionBudget);
+        }
         ("rbac.authorization.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::rbac::v1::ClusterRole, k8s_openapi::api::rbac::v1::ClusterRoleBinding, k8s_openapi::api::rbac::v1::Role, k8s_openapi::api::rbac::v1::RoleBinding);
         }
         ("resource.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::resource::v1::ResourceClaim, k8s_openapi::api::resource::v1::DeviceClass, k8s_openapi::api::resource::v1::ResourceClaimTemplate, k8s_openapi::api::resource::v1::ResourceSlice);
         }
-        ("scheduling.k8s.io", "v1") => add!(generator: k8s_openapi::api::scheduling::v1::PriorityClass),
+        ("scheduling.k8s.io", "v1") => {
+            add!(generator: k8s_openapi::api::scheduling::v1::PriorityClass);
+        }
         ("storage.k8s.io", "v1") => {
             add!(generator: k8s_openapi::api::storage::v1::VolumeAttachment, k8s_openapi::api::storage::v1::CSIDriver, k8s_openapi::api::storage::v1::CSINode, k8s_openapi::api::storage::v1::CSIStorageCapacity, k8s_openapi::api::storage::v1::StorageClass, k8s_openapi::api::storage::v1::VolumeAttributesClass);
         }

@@ -15,6 +15,8 @@ pub use escalation::missing_rules;
 pub use rule::Rule;
 
 type Names = HashMap<Box<str>, Vec<Arc<Binding>>>;
+/// A namespace and a name.
+type Place = (Box<str>, Box<str>);
 
 /// A namespace and a name.
 type Named = (Box<str>, Box<str>);
