@@ -7,6 +7,7 @@
 //! [`client::WorkQueue`] and hands a reconcile function to [`frame::Context::work`]; a line in [`run`].
 
 mod addons;
+mod autoscaler;
 mod certificates;
 mod claim;
 mod config;
@@ -29,6 +30,7 @@ mod pod_gc;
 mod pods;
 mod quota;
 mod replicas;
+mod role_aggregation;
 mod service_account;
 mod stateful_set;
 mod ttl;
@@ -78,4 +80,6 @@ pub fn run(
     disruption::start(&context);
     quota::start(&context);
     certificates::start(&context);
+    role_aggregation::start(&context);
+    autoscaler::start(&context);
 }

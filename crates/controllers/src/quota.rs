@@ -127,7 +127,7 @@ fn pod_sum(own: &[Arc<Pod>], resource: &str) -> Option<Quantity> {
 }
 
 /// Reads a quantity in thousandths; what cannot be read counts as nothing.
-fn milli(text: &str) -> i128 {
+pub(crate) fn milli(text: &str) -> i128 {
     let end =
         text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
