@@ -15,8 +15,6 @@ pub use escalation::missing_rules;
 pub use rule::Rule;
 
 type Names = HashMap<Box<str>, Vec<Arc<Binding>>>;
-/// A namespace and a name.
-type Place = (Box<str>, Box<str>);
 
 /// A namespace and a name.
 type Named = (Box<str>, Box<str>);
