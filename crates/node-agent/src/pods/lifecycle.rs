@@ -396,7 +396,7 @@ impl Stage {
                 changed.changed().await.unwrap();
             }
         };
-        if tokio::time::timeout(Duration::from_secs(10), reached).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(60), reached).await.is_err() {
             panic!("waiting for {what}; the pod is {:#}", self.api.pod.lock()["status"]);
         }
     }
@@ -440,7 +440,7 @@ async fn a_pod_comes_up_and_goes_when_it_is_deleted() {
     stage.pod.send(Message::Pod(Arc::new(stage.api.pod()))).unwrap();
     let mut changed = stage.api.changed.subscribe();
     while !*stage.api.deleted.lock() {
-        tokio::time::timeout(Duration::from_secs(10), changed.changed()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), changed.changed()).await.unwrap().unwrap();
     }
     assert!(stage.runtime.sandboxes.lock().is_empty());
     assert_eq!(stage.api.pod().status.unwrap().phase.as_deref(), Some("Failed"));

@@ -149,6 +149,17 @@ fn container(inputs: &Inputs<'_>, container: &Container, has_init: bool, init: b
         status.filter(|one| one.state == ContainerState::Exited).map(|one| terminated_state(one, memory))
     };
     let old = old_status(inputs.pod, name);
+    // How a container ended is known for good, also when nothing is left of it in the runtime.
+    let over = matches!(
+        inputs.pod.status.as_ref().and_then(|status| status.phase.as_deref()),
+        Some("Succeeded" | "Failed")
+    );
+    if latest.is_none()
+        && (over || inputs.ended)
+        && let Some(known) = old.filter(|one| terminated(one).is_some())
+    {
+        return known.clone();
+    }
     let (state, last) = match latest {
         None => match (failure, old.filter(|_| inputs.ended || memory.verdict.is_some())) {
             (_, Some(old)) if old.state.as_ref().is_some_and(|state| state.running.is_some()) => {
@@ -624,6 +635,24 @@ mod tests {
         ] {
             assert_eq!(weigh(old, new, deleted), expected);
         }
+    }
+
+    #[test]
+    fn how_a_container_ended_is_kept_when_the_runtime_has_forgotten_it() {
+        let spec = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}]});
+        let mut over = pod(spec.clone());
+        over.status = Some(status(spec, &view(vec![exited("a", 0, 3, 99)]), &Memory::default()));
+        let found = generate(&Inputs {
+            pod: &over,
+            view: &View::default(),
+            memory: &Memory::default(),
+            waiting: &BTreeMap::new(),
+            host_ip: "172.17.4.201",
+            ended: true,
+            now: at(200),
+        });
+        assert_eq!(found.phase.as_deref(), Some("Failed"));
+        assert_eq!(found.container_statuses, over.status.unwrap().container_statuses);
     }
 
     #[test]
