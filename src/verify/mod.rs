@@ -12,6 +12,7 @@ pub(crate) mod workload;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use machinery::names::Random;
 
 use crate::cli::Verify;
@@ -21,8 +22,11 @@ use crate::ui::Ui;
 use kit::Kit;
 use report::{Cause, Checked};
 
-/// The image that is made of this executable.
-const IMAGE: &str = concat!("cluster.local/verify:v", env!("CARGO_PKG_VERSION"));
+/// The image that is made of this executable; its tag tells executables apart.
+const IMAGE: &str = "cluster.local/verify";
+
+/// This process's own file.
+const EXECUTABLE: &str = "/proc/self/exe";
 
 /// Runs `cluster verify`; returns its exit code.
 pub(crate) async fn run(session: &Session<'_>, arguments: &Verify) -> Result<u8> {
@@ -35,7 +39,10 @@ pub(crate) async fn run(session: &Session<'_>, arguments: &Verify) -> Result<u8>
         Some(path) => {
             let text = fs_err::read_to_string(path)?;
             let client = client(&text, context.as_deref()).await?;
-            let image = image.clone().unwrap_or_else(|| IMAGE.to_owned());
+            let image = match image {
+                Some(image) => image.clone(),
+                None => image_name()?,
+            };
             let domain = "cluster.local".to_owned();
             let kit = Kit { client, namespace, image, domain, on_host: false, patience, random };
             (kit, path.display().to_string())
@@ -49,11 +56,13 @@ pub(crate) async fn run(session: &Session<'_>, arguments: &Verify) -> Result<u8>
             let image = match image {
                 Some(image) => image.clone(),
                 None => {
-                    ui.begin("image", "packing this executable");
-                    let store = image::open(&state)?;
-                    runtime::images::from_executable(&store, IMAGE, Path::new("/proc/self/exe"), &[])
-                        .context("making the workload's image")?;
-                    IMAGE.to_owned()
+                    let (store, name) = (image::open(&state)?, image_name()?);
+                    if store.find(&name).context("looking for the workload's image")?.is_none() {
+                        ui.begin("image", "packing this executable");
+                        runtime::images::from_executable(&store, &name, Path::new(EXECUTABLE), &[])
+                            .context("making the workload's image")?;
+                    }
+                    name
                 }
             };
             let domain = plan.spec.network.domain.clone();
@@ -89,6 +98,14 @@ pub(crate) async fn run(session: &Session<'_>, arguments: &Verify) -> Result<u8>
     }
     ui.answer(&report::text(&checked), &report::value(&checked));
     Ok(report::code(&checked))
+}
+
+/// Returns the image's name. Size and time of the executable stand for its contents, as they do for make:
+/// reading all of it each time would take longer than the checks.
+fn image_name() -> Result<String> {
+    let metadata = fs_err::metadata(EXECUTABLE)?;
+    let modified = Timestamp::try_from(metadata.modified()?).context("reading the executable's time")?;
+    Ok(format!("{IMAGE}:v{}-{:x}-{:x}", env!("CARGO_PKG_VERSION"), metadata.len(), modified.as_millisecond()))
 }
 
 /// Says plainly that there is no API to be asked, before anything is tried.
