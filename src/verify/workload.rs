@@ -218,7 +218,7 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert!(
-            text.starts_with("HTTP/1.1 200 OK") && text.ends_with(&format!("{}\n\n", hostname())),
+            text.starts_with("HTTP/1.1 200 OK") && text.ends_with(&format!("\n{}\n", hostname())),
             "{text}"
         );
     }
