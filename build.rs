@@ -3,7 +3,6 @@
 //! The default there is a position-independent executable, which rewrites megabytes of its own tables each time it
 //! starts. It starts once for every container, as its shim: those pages would be each shim's own, and their
 //! rewriting part of every container's start. Stack, heap and mappings stay at random addresses.
-#![expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -14,7 +14,7 @@ use crate::plan::{Machine, Plan, Role};
 use crate::provider::local::{Local, Status, UnitState};
 use crate::ui::Ui;
 
-/// A unit that ended this often does not come up by itself.
+/// A unit that ended this often while it was waited for does not come up by itself.
 const HOPELESS: u32 = 6;
 /// How many lines of a log go into an error.
 const LOG_LINES: usize = 10;
@@ -48,12 +48,20 @@ pub(super) async fn wait(
 fn units(local: &Local<'_>, machine: &Machine, deadline: Instant) -> Result<()> {
     let mut last = Status::default();
     let mut hopeless = None;
+    // What was restarted before, in an earlier life of the cluster, says nothing of now.
+    let mut before: Option<BTreeMap<String, u32>> = None;
     local.watch(machine, deadline, |status| {
         last = status.clone();
+        let before = before.get_or_insert_with(|| {
+            status.units.iter().map(|(name, unit)| (name.clone(), unit.restarts)).collect()
+        });
+        let since = |name: &String, restarts: u32| {
+            restarts.saturating_sub(before.get(name).copied().unwrap_or_default())
+        };
         hopeless = status
             .units
             .iter()
-            .find(|(_, unit)| unit.restarts >= HOPELESS && unit.state != UnitState::Ready)
+            .find(|(name, unit)| since(name, unit.restarts) >= HOPELESS && unit.state != UnitState::Ready)
             .map(|(name, _)| name.clone());
         hopeless.is_none() && !all_ready(status, machine)
     })?;
