@@ -55,7 +55,7 @@ pub(crate) enum Message {
 
 /// What a job beside the task came to.
 enum Outcome {
-    Prepared(Result<(SandboxStatus, volumes::SetUp), String>),
+    Prepared(Result<Box<(SandboxStatus, volumes::SetUp)>, String>),
     Refreshed(Result<volumes::SetUp, String>),
     Started(Start, Result<String, Waiting>),
     Stopped(String, Result<(), String>),
@@ -380,7 +380,7 @@ impl Worker {
                     set_up_volumes(&agent, &pod, &[])
                 );
                 Outcome::Prepared(match (sandbox, volumes) {
-                    (Ok(sandbox), Ok(volumes)) => Ok((sandbox, volumes)),
+                    (Ok(sandbox), Ok(volumes)) => Ok(Box::new((sandbox, volumes))),
                     (Err(error), _) => Err(error),
                     (Ok(sandbox), Err(error)) => {
                         if let Err(error) = agent.runtime.remove_sandbox(&sandbox.id).await {

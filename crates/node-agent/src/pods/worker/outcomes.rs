@@ -16,7 +16,8 @@ impl Worker {
     pub(super) async fn finish(&mut self, outcome: Outcome) {
         let now = self.agent.clock.now();
         match outcome {
-            Outcome::Prepared(Ok((sandbox, volumes))) => {
+            Outcome::Prepared(Ok(prepared)) => {
+                let (sandbox, volumes) = *prepared;
                 self.preparing = false;
                 self.prepare_failures = 0;
                 self.memory.sandbox_retry_at = None;
