@@ -284,21 +284,21 @@ fn relay(master: BorrowedFd<'_>, signals: &SignalFd, child: Pid) -> Result<u8> {
         if let Some(code) = ended {
             return Ok(code);
         }
-        if ready(1) {
-            if let Ok(Some(info)) = signals.read_signal() {
-                match Signal::try_from(info.ssi_signo.cast_signed()) {
-                    Ok(Signal::SIGWINCH) => copy_size(master),
-                    Ok(Signal::SIGCHLD) => {
-                        if let Some(code) = code_of(waitpid(child, Some(WaitPidFlag::WNOHANG))?) {
-                            ended = Some(code);
-                        }
+        if ready(1)
+            && let Ok(Some(info)) = signals.read_signal()
+        {
+            match Signal::try_from(info.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGWINCH) => copy_size(master),
+                Ok(Signal::SIGCHLD) => {
+                    if let Some(code) = code_of(waitpid(child, Some(WaitPidFlag::WNOHANG))?) {
+                        ended = Some(code);
                     }
-                    Ok(other) => match kill(child, other) {
-                        Ok(()) | Err(Errno::ESRCH) => {}
-                        Err(error) => return Err(Error::from(error).within("passing a signal on")),
-                    },
-                    Err(_) => {}
                 }
+                Ok(other) => match kill(child, other) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(error) => return Err(Error::from(error).within("passing a signal on")),
+                },
+                Err(_) => {}
             }
         }
         if ready(2) {
