@@ -1,5 +1,7 @@
 //! End to end: real clusters on this machine, stock clients. Needs root, and what `tests/run` prepares.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail them")]
+
 mod images;
 mod lab;
 mod life;
