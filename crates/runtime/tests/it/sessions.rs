@@ -97,7 +97,8 @@ async fn attaching_gives_input_and_output_and_the_end() {
     let id = kit.start(&sandbox, config).await;
     let mut session = kit.engine.attach(&id).await.unwrap();
     let mut watcher = kit.engine.attach(&id).await.unwrap();
-    drop(watcher.stdin.take());
+    // With `stdin_once` the first attach whose input ends would end the input for all.
+    let _silent = watcher.stdin.take();
     let mut stdin = session.stdin.take().unwrap();
     stdin.write_all(b"hello\n").await.unwrap();
     let mut first = [0u8; 6];
