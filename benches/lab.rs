@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has nothing better to do")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -46,8 +46,9 @@ fn main() {
     });
 }
 
-fn executable() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_cluster"))
+/// The executable that is measured: the one that was built with the benchmark, or `$CLUSTER_EXECUTABLE`.
+fn executable() -> PathBuf {
+    std::env::var_os("CLUSTER_EXECUTABLE").map_or_else(|| env!("CARGO_BIN_EXE_cluster").into(), PathBuf::from)
 }
 
 fn image(name: &str) -> String {
@@ -177,7 +178,7 @@ impl Bench {
         let agents = processes("node-agent");
         let most = agents.iter().map(|pid| memory(*pid, "Rss")).max().unwrap_or(0);
         self.row("node-agent resident memory with 30 pods, shims aside", mebibytes(most), "≤ 32 MiB");
-        let shims = processes("runtime-shim");
+        let shims = processes("shim");
         let mean = shims.iter().map(|pid| memory(*pid, "Pss")).sum::<u64>() / shims.len().max(1) as u64;
         self.row(
             &format!("a pod's shim, proportional (mean of {})", shims.len()),
@@ -336,8 +337,8 @@ fn processes(name: &str) -> Vec<u32> {
         .filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let mut words = line.split(|byte| *byte == 0);
-            // `cluster control-plane …` or `/opt/bin/control-plane …`
-            words.by_ref().take(2).any(|word| word.ends_with(name.as_bytes()))
+            // `cluster control-plane …`, `/opt/bin/control-plane …`, `/proc/self/exe <mark> shim …`
+            words.by_ref().take(3).any(|word| word.ends_with(name.as_bytes()))
         })
         .collect()
 }

@@ -77,6 +77,10 @@ pub(crate) struct State {
 pub(crate) enum Made {
     /// A network interface of the host: bridge or cable.
     Link(String),
+    /// A table of the host's packet filter.
+    Table(String),
+    /// An interface of the host whose arriving packets were not forwarded before.
+    Forwarding(String),
     /// A control group directory, with everything that runs in it.
     Cgroup(PathBuf),
     /// A context, with its cluster and user, in a kubeconfig.

@@ -153,6 +153,10 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
         run_directory: "/run/node-agent".into(),
         cgroup_root: "/kubepods".into(),
         registry_mirrors: plan.spec.mirrors.clone(),
+        image_collection: match plan.spec.provider {
+            ProviderKind::Local => node_agent::ImageCollection::NEVER,
+            ProviderKind::Vagrant | ProviderKind::Qemu => node_agent::ImageCollection::default(),
+        },
         runtime: match plan.spec.provider {
             ProviderKind::Local => node_agent::RuntimeChoice::Builtin,
             ProviderKind::Vagrant | ProviderKind::Qemu => node_agent::RuntimeChoice::Cri,

@@ -4,7 +4,7 @@ use super::{Session, kubeconfig};
 use crate::error::Result;
 use crate::plan::plan;
 use crate::provider::local::{self, Local};
-use crate::state::Made;
+use crate::state::{Made, State};
 
 /// Runs `cluster down`.
 pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
@@ -24,6 +24,14 @@ pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
     }
     ui.begin("machines", "removing");
     local::destroy(&journal).await?;
+    let others: Vec<State> = session
+        .home
+        .list()?
+        .into_iter()
+        .filter(|other| *other != name)
+        .map(|other| session.home.cluster(&other))
+        .collect();
+    local::restore_forwarding(&journal, &others)?;
     let verb = if keep { "stopped, their data is kept" } else { "removed" };
     ui.done("machines", verb);
     if keep {

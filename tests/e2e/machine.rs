@@ -17,6 +17,13 @@ pub(crate) fn inventory() -> BTreeSet<String> {
         found.insert(format!("mount {} {}", words[4], words[words.len() - 3]));
     }
     groups(Path::new("/sys/fs/cgroup"), &mut found);
+    let tables = std::process::Command::new("nft").args(["list", "tables"]).output().unwrap();
+    found.extend(String::from_utf8_lossy(&tables.stdout).lines().map(|line| format!("nftables {line}")));
+    for interface in std::fs::read_dir("/proc/sys/net/ipv4/conf").unwrap() {
+        let path = interface.unwrap().path().join("forwarding");
+        let forwarding = std::fs::read_to_string(&path).unwrap_or_default();
+        found.insert(format!("{} {}", path.display(), forwarding.trim()));
+    }
     for pid in pids() {
         let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         // This very process and its parents are there before and after.

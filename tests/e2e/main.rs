@@ -6,6 +6,7 @@ mod images;
 mod lab;
 mod life;
 mod machine;
+mod node;
 mod registry;
 mod transcript;
 mod tutorial;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::field::quote;
 use crate::quantity::Quantity;
 use crate::registry::Kind;
-use crate::schema::{Definition, Form, Type};
+use crate::schema::{Definition, Form, Property, Type};
 use crate::status::Status;
 use crate::time;
 
@@ -92,15 +92,22 @@ impl Walk {
     ) -> Result<(), String> {
         map.retain(|_, value| !value.is_null());
         let mut unknown: Vec<String> = Vec::new();
+        let mut emptied = false;
         for (name, value) in map.iter_mut() {
             if let Some(property) = definition.property(name) {
                 // The path is only needed for messages, but those come from far below.
                 self.path.push(Step::Field(name.clone()));
                 self.value(property.ty, value)?;
                 self.path.pop();
+                emptied |= is_left_out_when_empty(property, value);
             } else {
                 unknown.push(name.clone());
             }
+        }
+        if emptied {
+            map.retain(|name, value| {
+                definition.property(name).is_none_or(|property| !is_left_out_when_empty(property, value))
+            });
         }
         for name in unknown {
             map.remove(&name);
@@ -224,6 +231,18 @@ impl Walk {
         }
         text
     }
+}
+
+/// Upstream's types leave out lists and maps without an item (`omitempty`), so an object that was sent with
+/// `taints: []` is read back without `taints`. Not the few that their types write always.
+fn is_left_out_when_empty(property: &Property, value: &Value) -> bool {
+    let empty = match (property.ty, value) {
+        (Type::List(_), Value::Array(list)) => list.is_empty(),
+        (Type::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
+    };
+    // `rules` of roles and `ports` of endpoint slices: no `omitempty` in upstream's types.
+    empty && !property.required && !matches!(property.name, "rules" | "ports")
 }
 
 fn short_name(definition: &'static Definition) -> &'static str {
@@ -367,6 +386,26 @@ mod tests {
             let expect = format!("{kind} in version \"v1\" cannot be handled as a {kind}: {says}");
             assert_eq!((status.code, status.message), (400, expect));
         }
+    }
+
+    #[test]
+    fn lists_and_maps_without_an_item_are_left_out_as_upstreams_types_do() {
+        let mut pod = pod(json!({
+            "containers": [{"name": "c", "args": [], "resources": {"limits": {}}}],
+            "nodeSelector": {},
+            "volumes": [{"name": "v", "emptyDir": {}}],
+        }));
+        pod["metadata"]["labels"] = json!({});
+        let kind = builtin().of("v1", "Pod").unwrap();
+        assert_eq!(decode(kind, &mut pod).unwrap(), Vec::<String>::new());
+        assert_eq!(pod["metadata"], json!({"name": "x"}));
+        assert_eq!(
+            pod["spec"],
+            json!({
+                "containers": [{"name": "c", "resources": {}}],
+                "volumes": [{"name": "v", "emptyDir": {}}],
+            })
+        );
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod conntrack;
 pub mod dns;
 mod error;
 #[cfg(target_os = "linux")]
+pub mod gateway;
+#[cfg(target_os = "linux")]
 mod links;
 #[cfg(target_os = "linux")]
 pub mod loadbalancer;

@@ -50,9 +50,34 @@ pub struct Config {
     /// For each registry the mirrors to ask first, as URLs: `docker.io: [http://172.17.4.1:5000]`.
     #[serde(default)]
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// When images that nothing uses are removed.
+    #[serde(default)]
+    pub image_collection: ImageCollection,
     /// Which engine runs the containers.
     #[serde(default)]
     pub runtime: RuntimeChoice,
+}
+
+/// When images that nothing uses are removed, by how full their file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageCollection {
+    /// From here on images are removed. 100: never.
+    pub high_threshold_percent: u8,
+    /// Down to here.
+    pub low_threshold_percent: u8,
+}
+
+impl ImageCollection {
+    /// For nodes that share a file system with people, who are surprised when images go.
+    pub const NEVER: Self = Self { high_threshold_percent: 100, low_threshold_percent: 100 };
+}
+
+impl Default for ImageCollection {
+    /// The kubelet's figures.
+    fn default() -> Self {
+        Self { high_threshold_percent: 85, low_threshold_percent: 80 }
+    }
 }
 
 /// Which engine runs the containers.

@@ -5,6 +5,8 @@
 
 #[cfg(target_os = "linux")]
 mod agent;
+#[cfg(target_os = "linux")]
+mod collect;
 mod config;
 #[cfg(target_os = "linux")]
 mod http;
@@ -29,6 +31,6 @@ mod volumes;
 #[cfg(target_os = "linux")]
 mod wiring;
 
-pub use config::{Config, Pki, RuntimeChoice};
+pub use config::{Config, ImageCollection, Pki, RuntimeChoice};
 #[cfg(target_os = "linux")]
 pub use run::{main, run};

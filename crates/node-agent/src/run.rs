@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::collect;
 use crate::config::{Config, RuntimeChoice};
 use crate::kubelet;
 use crate::node::{self, Health, Machine};
@@ -51,7 +52,7 @@ where
         }
     };
     // The client library calls each refused connection an error; whoever asked says so better.
-    machinery::log::init("info,kube_client=off,hickory_server=warn");
+    machinery::log::init("info");
     match start(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -131,6 +132,7 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     tasks.spawn("cluster DNS", wiring::dns(agent.clone(), feeds.clone()));
     tasks.spawn("load balancer", wiring::load_balancer(agent.clone(), feeds));
     tasks.spawn("log rotation", rotate::run(agent.clone()));
+    tasks.spawn("image collection", collect::run(agent.clone()));
     tasks.spawn("kubelet API", kubelet::serve(agent.clone(), listener));
     machinery::service::notify_ready().context("telling the init that the node is ready")?;
     tokio::select! {

@@ -137,13 +137,15 @@ impl<'a> Local<'a> {
         let cables = self.plan.machines.iter().map(|machine| cable_name(&self.plan.spec.name, &machine.name));
         let made: Vec<Made> = cables
             .map(Made::Link)
-            .chain([Made::Link(bridge.clone())])
+            .chain([Made::Link(bridge.clone()), Made::Table(bridge.clone())])
             .chain(groups.iter().cloned().map(Made::Cgroup))
             .collect();
         self.state.record(&made)?;
         let kernel = Network::open()?;
         let mac = crate::plan::mac(self.plan.spec.provider, network.host);
-        let (bridge, _) = kernel.ensure_bridge(&bridge, network.host, network.nodes, &mac).await?;
+        let name = bridge;
+        let (bridge, _) = kernel.ensure_bridge(&name, network.host, network.nodes, &mac).await?;
+        self.open_outside(&kernel, &name).await?;
         if missing.is_empty() {
             return Ok(Vec::new());
         }
@@ -168,6 +170,21 @@ impl<'a> Local<'a> {
             started.push(machine.name.clone());
         }
         Ok(started)
+    }
+
+    /// Lets the machines reach what is behind the host: it forwards for them, and lends them its address.
+    async fn open_outside(&self, kernel: &Network, bridge: &str) -> Result<()> {
+        network::gateway::open(bridge, self.plan.spec.network.nodes)
+            .context("opening the way to the outside")?;
+        network::gateway::forward(bridge).context("opening the way to the outside")?;
+        for uplink in kernel.uplinks().await? {
+            // A second cluster finds it done, and must not undo it: only who changed it has it in the journal.
+            if !network::gateway::forwards(&uplink).context("opening the way to the outside")? {
+                self.state.record(&[Made::Forwarding(uplink.clone())])?;
+                network::gateway::forward(&uplink).context("opening the way to the outside")?;
+            }
+        }
+        Ok(())
     }
 
     async fn launch<'m>(
@@ -537,8 +554,32 @@ pub(crate) async fn destroy(made: &[Made]) -> Result<()> {
     cgroup::destroy(&groups).await?;
     let kernel = Network::open()?;
     for made in made {
-        if let Made::Link(name) = made {
-            kernel.remove(name).await?;
+        match made {
+            Made::Link(name) => kernel.remove(name).await?,
+            Made::Table(name) => {
+                network::gateway::close(name).context(format!("removing the table {name}"))?
+            }
+            Made::Forwarding(_) | Made::Cgroup(_) | Made::Context(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes back what was changed on interfaces of the host, or leaves that to a cluster that still needs it.
+pub(crate) fn restore_forwarding(made: &[Made], others: &[State]) -> Result<()> {
+    let changed: Vec<Made> =
+        made.iter().filter(|made| matches!(made, Made::Forwarding(_))).cloned().collect();
+    for other in others {
+        let uses_it = other.journal()?.iter().any(|made| matches!(made, Made::Table(_)));
+        // A cluster that is being changed at this moment cannot take it over; the next one may.
+        if uses_it && let Ok(_lock) = other.lock() {
+            return other.record(&changed);
+        }
+    }
+    for made in changed {
+        if let Made::Forwarding(name) = made {
+            network::gateway::forward_no_more(&name)
+                .context(format!("restoring the forwarding of {name}"))?;
         }
     }
     Ok(())

@@ -114,6 +114,27 @@ impl Network {
         }
     }
 
+    /// Returns the interfaces that lead to the rest of the world.
+    pub(crate) async fn uplinks(&self) -> Result<Vec<String>> {
+        let doing = "reading the host's routes";
+        let routes = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let routes: Vec<_> = routes.try_collect().await.context(doing)?;
+        let mut names = Vec::new();
+        for route in routes.iter().filter(|route| route.header.destination_prefix_length == 0) {
+            let index = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            let Some(index) = index else { continue };
+            let name = nix::net::if_::if_indextoname(index).context(doing)?;
+            let name = name.to_string_lossy().into_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// Brings up the loopback and the cable of the node that this process is in.
     pub(crate) async fn configure_node(
         &self,

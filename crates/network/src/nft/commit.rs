@@ -51,6 +51,13 @@ impl Committer {
         Ok(count)
     }
 
+    /// Takes the table `name` away, whoever made it; succeeds when there is none.
+    pub(crate) fn remove(&mut self, name: &str) -> Result<()> {
+        self.held = None;
+        // Adding first makes the deletion succeed also where there is no such table.
+        self.send(name, &[Change::AddTable, Change::DeleteTable]).map(|_| ())
+    }
+
     fn send(&self, name: &str, changes: &[Change<'_>]) -> Result<usize> {
         if changes.is_empty() {
             return Ok(0);

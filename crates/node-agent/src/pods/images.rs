@@ -65,6 +65,14 @@ pub(crate) async fn ensure(agent: &Agent, pod: &Pod, container: &Container) -> R
         waiting("ImageInspectError", message)
     })?;
     match (policy(container), present) {
+        // Whoever loads an image into a machine wants it to run. No registry has given it a digest, so none is
+        // asked whether there is a newer one: most labs have no registry that could answer.
+        ("Always", Some(found)) if found.digests.is_empty() => {
+            let message =
+                format!("Container image {image:?} was loaded into the machine; no registry was asked");
+            agent.container_event(pod, &container.name, EventType::Normal, "Pulled", message);
+            return Ok(found);
+        }
         ("Never" | "IfNotPresent", Some(found)) => {
             let message = format!(
                 "Container image {image:?} already present on machine and can be accessed by the pod"

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -23,13 +24,21 @@ const MOST_OUTPUT: usize = 64 * 1024;
 /// may hold the streams open for ever.
 const REST: Duration = Duration::from_millis(500);
 
+/// The device numbers of `/dev/ptmx` and of each `pts/ptmx`.
+const MULTIPLEXER: (u32, u32) = (5, 2);
+
 impl Inner {
+    fn first_process(&self, id: &str) -> Result<i32> {
+        match self.container(id)?.phase() {
+            Phase::Running(pid) => Ok(pid),
+            _ => Err(Error::Invalid(format!("container {id:?} is not running"))),
+        }
+    }
+
     /// Prepares the helper for a command in a running container.
     fn helper(&self, id: &str, command: &[String], terminal: bool) -> Result<Command> {
         let container = self.container(id)?;
-        let Phase::Running(pid) = container.phase() else {
-            return Err(Error::Invalid(format!("container {id:?} is not running")));
-        };
+        let pid = self.first_process(id)?;
         if command.is_empty() {
             return Err(Error::Invalid("no command was given".to_owned()));
         }
@@ -93,7 +102,7 @@ impl Inner {
     pub(super) async fn exec(&self, id: &str, config: ExecConfig) -> Result<Session> {
         let mut helper = self.helper(id, &config.command, config.tty)?;
         if config.tty {
-            return self.exec_terminal(helper, config.stdin);
+            return self.exec_terminal(helper, self.first_process(id)?, config.stdin);
         }
         helper.stdin(if config.stdin { Stdio::piped() } else { Stdio::null() });
         helper.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -107,12 +116,11 @@ impl Inner {
         })
     }
 
-    fn exec_terminal(&self, mut helper: Command, stdin: bool) -> Result<Session> {
+    fn exec_terminal(&self, mut helper: Command, pid: i32, stdin: bool) -> Result<Session> {
         let context = "making a terminal";
         let failed = |error: rustix::io::Errno| Error::system(context, error);
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let terminal = openpt(flags).map_err(failed)?;
-        grantpt(&terminal).map_err(failed)?;
+        let terminal = open_multiplexer(pid)?;
         unlockpt(&terminal).map_err(failed)?;
         let peer = ioctl_tiocgptpeer(&terminal, flags).map_err(failed)?;
         let clone = |fd: &OwnedFd| fd.try_clone().map_err(|error| Error::system(context, error));
@@ -139,6 +147,25 @@ impl Inner {
             resize: Some(resize),
             exit: exit(child),
         })
+    }
+}
+
+/// Opens a new terminal among the container's own, so that its other end has a name there (`/dev/pts/0`).
+fn open_multiplexer(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root/dev/pts/ptmx");
+    let context = || format!("making a terminal with {path}");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file =
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| Error::system(context(), error))?;
+    let about = rustix::fs::fstat(&file).map_err(|error| Error::system(context(), error))?;
+    // The path is the container's to change: what it leads to must still be a terminal multiplexer.
+    let device = (rustix::fs::major(about.st_rdev), rustix::fs::minor(about.st_rdev));
+    if FileType::from_raw_mode(about.st_mode) == FileType::CharacterDevice && device == MULTIPLEXER {
+        Ok(file)
+    } else {
+        Err(Error::Invalid(
+            "the container has changed /dev/pts/ptmx: it is no terminal multiplexer".to_owned(),
+        ))
     }
 }
 

@@ -148,6 +148,11 @@ fn prepare(process: &Process, confinement: &Confinement, terminal: bool) -> Resu
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(super::spec::UMASK));
     let (user, cwd) = (process.user(), process.cwd());
+    if terminal {
+        // So that the command can open its terminal by name.
+        nix::unistd::fchown(std::io::stdin(), Some(Uid::from_raw(user.uid())), None)
+            .map_err(|error| format!("giving the terminal to user {}: {error}", user.uid()))?;
+    }
     std::env::set_current_dir(cwd).map_err(|error| format!("chdir to cwd ({cwd:?}): {error}"))?;
     let failed = |error: Errno| format!("changing to user {}: {error}", user.uid());
     let groups: Vec<Gid> =

@@ -219,7 +219,7 @@ fn make_image(directory: &Path) {
     for name in [
         "sh", "sleep", "cat", "id", "ls", "echo", "touch", "nc", "mount", "hostname", "stty", "wc", "head",
         "dd", "kill", "ps", "env", "stat", "grep", "mknod", "tail", "true", "unshare", "ping", "tr", "nproc",
-        "ln",
+        "ln", "tty",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

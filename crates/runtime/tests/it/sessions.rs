@@ -77,14 +77,18 @@ async fn a_command_with_a_terminal_has_its_size_and_ends_with_its_code() {
     let kit = Kit::new().await;
     let sandbox = kit.sandbox("web").await;
     let id = kit.start(&sandbox, shell("sleep 1000")).await;
-    let config =
-        ExecConfig { command: command("read x; stty size; echo got $x; exit 3"), tty: true, stdin: true };
+    let config = ExecConfig {
+        command: command("tty; read x; stty size; echo got $x; exit 3"),
+        tty: true,
+        stdin: true,
+    };
     let mut session = kit.engine.exec(&id, config).await.unwrap();
     assert!(session.stderr.is_none());
     session.resize.take().unwrap().send(TerminalSize { width: 132, height: 43 }).await.unwrap();
     session.stdin.as_mut().unwrap().write_all(b"it\n").await.unwrap();
     let out = read_to_end(session.stdout.take()).await;
     assert!(out.contains("43 132") && out.contains("got it"), "{out:?}");
+    assert!(out.contains("\r\n/dev/pts/0\r\n"), "the terminal has a name in the container: {out:?}");
     assert_eq!(session.exit.await.unwrap(), 3);
     kit.finish().await;
 }
