@@ -557,7 +557,7 @@ pub(crate) async fn destroy(made: &[Made]) -> Result<()> {
         match made {
             Made::Link(name) => kernel.remove(name).await?,
             Made::Table(name) => {
-                network::gateway::close(name).context(format!("removing the table {name}"))?
+                network::gateway::close(name).context(format!("removing the table {name}"))?;
             }
             Made::Forwarding(_) | Made::Cgroup(_) | Made::Context(_) => {}
         }
