@@ -25,6 +25,11 @@ pub(crate) fn inventory() -> BTreeSet<String> {
         found.insert(format!("{} {}", path.display(), forwarding.trim()));
     }
     for pid in pids() {
+        // One that has ended and was not waited for holds nothing; the first process of this machine gets to it.
+        let about = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if about.rsplit(") ").next().is_none_or(|rest| rest.starts_with(['Z', 'X'])) {
+            continue;
+        }
         let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         // This very process and its parents are there before and after.
         if executable == Path::new(env!("CARGO_BIN_EXE_cluster")) || executable.ends_with("cluster") {
@@ -32,7 +37,11 @@ pub(crate) fn inventory() -> BTreeSet<String> {
         }
         for kind in ["net", "mnt", "pid"] {
             if let Ok(namespace) = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")) {
-                found.insert(format!("namespace {}", namespace.display()));
+                found.insert(format!(
+                    "namespace {} of {pid} {}",
+                    namespace.display(),
+                    command_line(pid).join(" ")
+                ));
             }
         }
     }
