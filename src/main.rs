@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod dns;
 mod error;
+mod images;
 mod plan;
 mod preflight;
 mod provider;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         (_, Some("control-plane")) => control_plane::main(as_subcommand()),
         (_, Some("node-agent")) => node_agent::main(as_subcommand()),
         (_, Some("dns-query")) => dns::main(&arguments[2..]),
+        (_, Some("node-images")) => images::main(&arguments[2..]),
         (_, Some("workload")) => verify::workload::main(&arguments[2..]),
         _ => provision(),
     }

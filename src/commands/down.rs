@@ -3,7 +3,7 @@
 use super::{Session, kubeconfig};
 use crate::error::Result;
 use crate::plan::plan;
-use crate::provider::local::{self, Local};
+use crate::provider;
 use crate::state::{Made, State};
 
 /// Runs `cluster down`.
@@ -20,10 +20,9 @@ pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
     if keep && let Some(spec) = state.spec()? {
         let plan = plan(&spec);
         ui.begin("machines", "stopping");
-        Local::new(&plan, &state).halt()?;
+        provider::of(&plan, &state)?.halt(ui).await?;
     }
     ui.begin("machines", "removing");
-    local::destroy(&journal).await?;
     let others: Vec<State> = session
         .home
         .list()?
@@ -31,7 +30,7 @@ pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
         .filter(|other| *other != name)
         .map(|other| session.home.cluster(&other))
         .collect();
-    local::restore_forwarding(&journal, &others)?;
+    provider::destroy(&journal, &others).await?;
     let verb = if keep { "stopped, their data is kept" } else { "removed" };
     ui.done("machines", verb);
     if keep {

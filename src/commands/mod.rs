@@ -11,15 +11,19 @@ mod status;
 mod up;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(crate) use ready::readiness;
 
 use crate::cli::{Cli, Command, Global};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Machine, Plan, plan};
-use crate::spec::{ClusterSpec, Document, Overrides, ProviderKind, check, overlay, parse, refuse};
+use crate::spec::{ClusterSpec, Document, Overrides, check, overlay, parse, refuse};
 use crate::state::{Home, State};
 use crate::ui::Ui;
+
+/// How long a machine that runs may take to answer a command about it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The spec that is read when none is named.
 const DEFAULT_FILE: &str = "cluster.yaml";
@@ -39,16 +43,16 @@ pub(crate) async fn run(cli: &Cli, ui: &Ui) -> Result<u8> {
         Command::Up(arguments) => up::run(&session, arguments).await?,
         Command::Down { keep } => down::run(&session, *keep).await?,
         Command::Status => status::run(&session).await?,
-        Command::Ssh { machine, command } => return ssh::run(&session, machine, command),
+        Command::Ssh { machine, command } => return ssh::run(&session, machine, command).await,
         Command::Kubeconfig { action } => kubeconfig::run(&session, *action)?,
         Command::Plan { overrides } => generate::show_plan(&session, overrides)?,
         Command::Generate { directory, overrides } => generate::run(&session, directory, overrides)?,
         Command::Verify(arguments) => return crate::verify::run(&session, arguments).await,
         Command::List => status::list(&session)?,
         Command::Logs { machine, unit, console, tail } => {
-            logs::run(&session, machine, unit.as_deref(), *console, *tail)?;
+            logs::run(&session, machine, unit.as_deref(), *console, *tail).await?;
         }
-        Command::Image { action } => image::run(&session, action)?,
+        Command::Image { action } => image::run(&session, action).await?,
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             ui.answer(&format!("cluster {version}"), &serde_json::json!({ "version": version }));
@@ -146,20 +150,6 @@ fn find_machine<'p>(plan: &'p Plan, name: &str) -> Result<&'p Machine> {
         Error::user(format!("{} has no machine {name:?}", plan.spec.name))
             .hint(format!("its machines: {}", names.join(", ")))
     })
-}
-
-/// Refuses providers that nothing boots yet.
-fn only_local(spec: &ClusterSpec) -> Result<()> {
-    match spec.provider {
-        ProviderKind::Local if cfg!(target_os = "linux") => Ok(()),
-        ProviderKind::Local => Err(Error::user("the local provider needs Linux")
-            .because("its machines are namespaces of the Linux kernel")
-            .hint("use provider vagrant or qemu")),
-        ProviderKind::Vagrant | ProviderKind::Qemu => {
-            Err(Error::user(format!("the provider {} is not built yet", spec.provider.name()))
-                .hint("`cluster generate DIR` writes the files for it; `--provider local` makes a cluster on this machine"))
-        }
-    }
 }
 
 /// Returns a client for the cluster of a kubeconfig's text.

@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::Node;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 
-use super::{client, logs};
+use super::client;
 use crate::error::{Context, Error, Result};
 use crate::plan::{Machine, Plan, Role};
-use crate::provider::local::{Local, Status, UnitState};
+use crate::provider::{EXECUTABLE, Host, Status, UnitState};
 use crate::ui::Ui;
 
 /// A unit that ended this often while it was waited for does not come up by itself.
@@ -19,38 +19,41 @@ const HOPELESS: u32 = 6;
 /// How many lines of a log go into an error.
 const LOG_LINES: usize = 10;
 
+/// A machine and the way to work on it.
+type Reached<'a> = (&'a Machine, Box<dyn Host + 'a>);
+
 /// Waits until everything is ready.
 ///
 /// # Errors
 /// After `deadline`, with the last state seen and the last lines of the log of what is not ready.
 pub(super) async fn wait(
-    local: &Local<'_>,
+    hosts: &[Reached<'_>],
     plan: &Plan,
     kubeconfig: &str,
     deadline: Instant,
     ui: &Ui,
 ) -> Result<()> {
-    for machine in &plan.machines {
-        units(local, machine, deadline)?;
+    for (machine, host) in hosts {
+        units(&**host, machine, deadline).await?;
     }
     ui.progress("waiting for nodes");
     let left = deadline.saturating_duration_since(Instant::now());
     let mut seen = BTreeMap::new();
     match tokio::time::timeout(left, nodes(plan, kubeconfig, &mut seen)).await {
         Ok(outcome) => outcome?,
-        Err(_) => return Err(not_ready(local, plan, &seen)),
+        Err(_) => return Err(not_ready(hosts, &seen).await),
     }
     ui.progress("asking DNS");
-    dns(local, plan, deadline).await
+    dns(hosts, plan, deadline).await
 }
 
 /// Waits until every unit of a machine is ready.
-fn units(local: &Local<'_>, machine: &Machine, deadline: Instant) -> Result<()> {
+async fn units(host: &dyn Host, machine: &Machine, deadline: Instant) -> Result<()> {
     let mut last = Status::default();
     let mut hopeless = None;
     // What was restarted before, in an earlier life of the cluster, says nothing of now.
     let mut before: Option<BTreeMap<String, u32>> = None;
-    local.watch(machine, deadline, |status| {
+    host.watch(&machine.units, deadline, &mut |status| {
         last = status.clone();
         let before = before.get_or_insert_with(|| {
             status.units.iter().map(|(name, unit)| (name.clone(), unit.restarts)).collect()
@@ -64,7 +67,8 @@ fn units(local: &Local<'_>, machine: &Machine, deadline: Instant) -> Result<()> 
             .find(|(name, unit)| since(name, unit.restarts) >= HOPELESS && unit.state != UnitState::Ready)
             .map(|(name, _)| name.clone());
         hopeless.is_none() && !all_ready(status, machine)
-    })?;
+    })
+    .await?;
     if all_ready(&last, machine) {
         return Ok(());
     }
@@ -78,7 +82,7 @@ fn units(local: &Local<'_>, machine: &Machine, deadline: Instant) -> Result<()> 
         error = error.because(format!("{name}: {state}, {} restarts{text}", unit.restarts));
     }
     if let Some(unit) = culprit {
-        error = error.because(log_tail(local, machine, &unit));
+        error = error.because(log_tail(host, machine, &unit).await);
         error = error.hint(format!(
             "`cluster logs {} --unit {unit}` shows all of it; `cluster up` tries again",
             machine.name
@@ -94,8 +98,8 @@ fn all_ready(status: &Status, machine: &Machine) -> bool {
         .all(|unit| status.units.get(&unit.name).is_some_and(|status| status.state == UnitState::Ready))
 }
 
-fn log_tail(local: &Local<'_>, machine: &Machine, unit: &str) -> String {
-    match logs::tail(local, machine, unit, LOG_LINES) {
+async fn log_tail(host: &dyn Host, machine: &Machine, unit: &str) -> String {
+    match host.log(unit, Some(LOG_LINES)).await.map(|text| text.trim_end().to_owned()) {
         Ok(text) if text.is_empty() => format!("the log of {unit} on {} is empty", machine.name),
         Ok(text) => format!("the log of {unit} on {} ends with:\n{text}", machine.name),
         Err(error) => format!("the log of {unit} on {} cannot be read: {}", machine.name, error.line()),
@@ -145,19 +149,17 @@ pub(crate) fn readiness(node: &Node) -> String {
     }
 }
 
-fn not_ready(local: &Local<'_>, plan: &Plan, seen: &BTreeMap<String, String>) -> Error {
+async fn not_ready(hosts: &[Reached<'_>], seen: &BTreeMap<String, String>) -> Error {
     let mut error = Error::user("the nodes are not ready in time");
-    for machine in &plan.machines {
+    for (machine, host) in hosts {
         let address = machine.address.to_string();
         let state = seen.get(&address).map_or("not registered", String::as_str);
         if state == "Ready" {
             continue;
         }
-        error = error.because(format!("{} ({address}): {state}", machine.name)).because(log_tail(
-            local,
-            machine,
-            "node-agent",
-        ));
+        error = error
+            .because(format!("{} ({address}): {state}", machine.name))
+            .because(log_tail(&**host, machine, "node-agent").await);
     }
     if let Some(api) = seen.get("the API") {
         error = error.because(format!("the API: {api}"));
@@ -166,32 +168,28 @@ fn not_ready(local: &Local<'_>, plan: &Plan, seen: &BTreeMap<String, String>) ->
 }
 
 /// Asks the cluster's DNS from inside a node for the API's own name.
-async fn dns(local: &Local<'_>, plan: &Plan, deadline: Instant) -> Result<()> {
-    let asker = plan.machines.iter().find(|machine| machine.role == Role::Worker).or(plan.machines.first());
-    let asker = asker.context("the plan has no machine")?;
+async fn dns(hosts: &[Reached<'_>], plan: &Plan, deadline: Instant) -> Result<()> {
+    let asker = hosts.iter().find(|(machine, _)| machine.role == Role::Worker).or(hosts.first());
+    let (asker, host) = asker.context("the plan has no machine")?;
     let network = &plan.spec.network;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
     let command: Vec<String> = [
-        "/opt/bin/cluster".to_owned(),
+        EXECUTABLE.to_owned(),
         "dns-query".into(),
         network.dns.to_string(),
         format!("kubernetes.default.svc.{}", network.domain),
         left.as_millis().to_string(),
     ]
     .into();
-    let output = tokio::process::Command::from(local.command(asker, &command, false)?)
-        .stdin(std::process::Stdio::null())
-        .output()
-        .await
-        .context(format!("asking DNS from {}", asker.name))?;
+    let output = host.run(&command).await.context(format!("asking DNS from {}", asker.name))?;
     let expected = crate::plan::api_address(&plan.spec).to_string();
-    let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() && answer == expected {
+    let answer = output.stdout.trim();
+    if output.code == 0 && answer == expected {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let said = output.stderr.trim().to_owned();
     Err(Error::user(format!("the cluster's DNS at {} does not answer {} in time", network.dns, asker.name))
         .because(if answer.is_empty() { said } else { format!("it answered {answer}, not {expected}") })
-        .because(log_tail(local, asker, "node-agent"))
+        .because(log_tail(&**host, asker, "node-agent").await)
         .hint(format!("`cluster logs {} --unit node-agent` shows all of it", asker.name)))
 }

@@ -1,7 +1,7 @@
 //! `cluster status` and `cluster list`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Session, client, kubeconfig, readiness};
 use crate::error::Result;
 use crate::plan::{Role, count, plan};
-use crate::provider::local::Local;
+use crate::provider::{self, Power};
 use crate::ui::table;
 
 /// How long the API may take to answer: status is asked for when something hangs.
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Runs `cluster status`.
 pub(super) async fn run(session: &Session<'_>) -> Result<()> {
     let (plan, state) = session.existing()?;
-    let local = Local::new(&plan, &state);
+    let provider = provider::of(&plan, &state)?;
     let nodes = match std::fs::read_to_string(state.path(kubeconfig::OWN)) {
         Ok(kubeconfig) => match tokio::time::timeout(PATIENCE, nodes(&kubeconfig)).await {
             Ok(Ok(nodes)) => Ok(nodes),
@@ -32,17 +32,22 @@ pub(super) async fn run(session: &Session<'_>) -> Result<()> {
     let mut rows = Vec::new();
     let mut machines = Vec::new();
     for machine in &plan.machines {
-        let running = local.running(machine)?;
+        let power = provider.power(machine)?;
         let mut units = BTreeMap::new();
-        if running {
-            match local.status(machine) {
+        if power == Power::Running {
+            let host = provider.reach(machine, Instant::now() + PATIENCE, session.ui).await;
+            let status = match host {
+                Ok(host) => host.status(&machine.units).await,
+                Err(error) => Err(error),
+            };
+            match status {
                 Ok(status) => {
                     for (name, unit) in status.units {
                         units.insert(name, format!("{:?}", unit.state).to_lowercase());
                     }
                 }
                 Err(error) => {
-                    units.insert("init".into(), error.line());
+                    units.insert("machine".into(), error.line());
                 }
             }
         }
@@ -52,7 +57,7 @@ pub(super) async fn run(session: &Session<'_>) -> Result<()> {
             Err(_) => "unknown".into(),
         };
         let role = if machine.role == Role::Master { "master" } else { "worker" };
-        let state = if running { "running" } else { "stopped" };
+        let state = power.word();
         let unit_text =
             units.iter().map(|(name, state)| format!("{name} {state}")).collect::<Vec<_>>().join(", ");
         rows.push(vec![
@@ -94,10 +99,10 @@ pub(super) fn list(session: &Session<'_>) -> Result<()> {
             continue;
         };
         let plan = plan(&spec);
-        let local = Local::new(&plan, &state);
+        let provider = provider::of(&plan, &state)?;
         let mut running = 0;
         for machine in &plan.machines {
-            running += u32::from(local.running(machine)?);
+            running += u32::from(provider.power(machine)? == Power::Running);
         }
         let machines = u32::try_from(plan.machines.len()).unwrap_or(u32::MAX);
         rows.push(vec![

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Session, kubeconfig, only_local, ready};
-use crate::artifacts::{admin_kubeconfig, machine_files, pki};
+use super::{Session, kubeconfig, ready};
+use crate::artifacts::{File, admin_kubeconfig, machine_files, pki};
 use crate::cli::Up;
 use crate::error::{Error, Result};
-use crate::plan::{Plan, count, plan};
-use crate::provider::local::Local;
+use crate::plan::{Machine, Plan, count, plan};
+use crate::provider::{self, Host};
 use crate::spec::ClusterSpec;
 use crate::state::State;
+use crate::ui::Ui;
 
 /// Runs `cluster up`.
 pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
@@ -18,10 +19,10 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(*wait);
     let (spec, state) = session.wanted(overrides)?;
     let plan = plan(&spec);
-    only_local(&spec)?;
     one_master(&spec)?;
     ui.done("plan", &plan.summary());
-    crate::preflight::check(&plan, &state, &session.home, ui).await?;
+    let provider = provider::of(&plan, &state)?;
+    provider.check(&session.home, ui).await?;
     let _lock = state.lock()?;
     state.record(&[])?;
     state.save_spec(&spec)?;
@@ -29,26 +30,28 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
     let (pki, issued) = certificates(&plan, &state)?;
     ui.done("certificates", &certificate_line(&plan, issued));
 
-    let local = Local::new(&plan, &state);
     ui.begin("machines", "starting");
-    local.prepare()?;
-    let new_executable = local.install_executable()?;
-    let started = local.boot().await?;
+    let started = provider.boot(ui).await?;
     let machines: Vec<String> =
         plan.machines.iter().map(|machine| format!("{} {}", machine.name, machine.address)).collect();
     ui.done("machines", &machines.join("  "));
 
-    ui.begin("install", "writing files");
+    ui.begin("install", "reaching machines");
+    let provider = &*provider;
+    let installs = plan.machines.iter().map(async |machine| {
+        let files = machine_files(&plan, machine, &pki)?;
+        let host = provider.reach(machine, deadline, ui).await?;
+        let changed = install(&*host, machine, &files, ui)
+            .await
+            .map_err(|error| error.within(format!("installing {} ({})", machine.name, machine.address)))?;
+        Ok::<_, Error>((host, changed))
+    });
+    let mut hosts = Vec::new();
     let mut installed = 0;
-    for machine in &plan.machines {
-        let changed = local.write(machine, &machine_files(&plan, machine, &pki)?)?;
-        let running = !started.contains(&machine.name);
-        // A machine that has just started runs the new program and reads the new files by itself, if it had
-        // units before; one that ran already is told to.
-        let restart = changed || (new_executable && running);
-        if local.set_units(machine, restart)? || restart {
-            installed += 1;
-        }
+    for (machine, outcome) in plan.machines.iter().zip(futures::future::join_all(installs).await) {
+        let (host, changed) = outcome?;
+        installed += u32::from(changed);
+        hosts.push((machine, host));
     }
     let nodes = count(u32::try_from(plan.machines.len()).unwrap_or(u32::MAX), "node");
     ui.done("install", &format!("control-plane and node-agent on {nodes}"));
@@ -56,7 +59,7 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
     ui.begin("ready", "waiting for units");
     let own = admin_kubeconfig(&plan, &pki)?;
     machinery::files::replace(&state.path(kubeconfig::OWN), own.as_bytes(), machinery::files::PRIVATE)?;
-    ready::wait(&local, &plan, &own, deadline, ui).await?;
+    ready::wait(&hosts, &plan, &own, deadline, ui).await?;
     ui.done_timed("ready", &format!("{nodes} Ready, DNS answers"));
 
     if !no_kubeconfig {
@@ -71,6 +74,13 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
         ui.note(&format!("nothing to do: {} was up already", spec.name));
     }
     Ok(())
+}
+
+/// Brings a machine to what the plan says of it; returns whether anything had to be done.
+async fn install(host: &dyn Host, machine: &Machine, files: &[File], ui: &Ui) -> Result<bool> {
+    let outdated = host.install_executable(ui).await?;
+    let restart = host.write(files).await? || outdated;
+    Ok(host.set_units(&machine.units, restart).await? || restart)
 }
 
 fn certificates(plan: &Plan, state: &State) -> Result<(pki::Pki, usize)> {

@@ -9,7 +9,6 @@ mod kit;
 mod report;
 pub(crate) mod workload;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,6 +17,8 @@ use machinery::names::Random;
 use crate::cli::Verify;
 use crate::commands::{Session, client, image};
 use crate::error::{Context, Error, Result};
+use crate::images::Request;
+use crate::provider;
 use crate::ui::Ui;
 use kit::Kit;
 use report::{Cause, Checked};
@@ -56,12 +57,13 @@ pub(crate) async fn run(session: &Session<'_>, arguments: &Verify) -> Result<u8>
             let image = match image {
                 Some(image) => image.clone(),
                 None => {
-                    let (store, name) = (image::open(&state)?, image_name()?);
-                    if store.find(&name).context("looking for the workload's image")?.is_none() {
-                        ui.begin("image", "packing this executable");
-                        runtime::images::from_executable(&store, &name, Path::new(EXECUTABLE), &[])
-                            .context("making the workload's image")?;
-                    }
+                    let name = image_name()?;
+                    ui.begin("image", "packing this executable");
+                    let request = Request::Executable { path: EXECUTABLE.into(), name: name.clone() };
+                    let provider = provider::of(&plan, &state)?;
+                    image::perform(&*provider, &plan, &request, ui)
+                        .await
+                        .context("making the workload's image")?;
                     name
                 }
             };

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::plan::Unit;
+use crate::provider::{Status, UnitState, UnitStatus};
 
 /// Where the units are described, a JSON file each.
 pub(crate) const UNITS: &str = "/etc/cluster/units";
@@ -51,41 +52,6 @@ pub(crate) enum Request {
     Watch,
     /// Read the units again: start new ones, end those that are gone, and restart these.
     Reload(Vec<String>),
-}
-
-/// How the units are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Status {
-    /// Each unit by its name.
-    pub(crate) units: BTreeMap<String, UnitStatus>,
-}
-
-/// How one unit is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct UnitStatus {
-    /// Where it is in its life.
-    pub(crate) state: UnitState,
-    /// How often it was started again.
-    pub(crate) restarts: u32,
-    /// What it said of itself last, or how it ended.
-    pub(crate) text: String,
-    /// Its process while it runs, as the node counts.
-    pub(crate) pid: Option<i32>,
-}
-
-/// Where a unit is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum UnitState {
-    /// A unit that it comes after is not ready.
-    Waiting,
-    /// It runs and has not said yet that it is ready.
-    Starting,
-    /// It said that it is ready.
-    Ready,
-    /// It ended, and is started again soon.
-    Failed,
 }
 
 struct Running {

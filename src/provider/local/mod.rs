@@ -7,12 +7,14 @@
 
 mod cgroup;
 mod exec;
+mod host;
 mod init;
 mod launch;
 mod net;
 mod root;
 mod wait;
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -29,12 +31,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifacts::File;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Machine, Plan, bridge_name, cable_name};
+use crate::plan::{Machine, Plan, Unit, bridge_name, cable_name};
+use crate::provider::Status;
 use crate::state::{Made, State};
 use cgroup::Hierarchy;
 use exec::ExecConfig;
 use init::{Request, SOCKET, UNITS};
-pub(crate) use init::{Status, UnitState};
 use launch::{GO, LaunchConfig, Reply};
 pub(crate) use net::{Network, Occupied};
 
@@ -57,6 +59,10 @@ pub(crate) fn helper(arguments: &[OsString]) -> Option<ExitCode> {
 pub(crate) struct Local<'a> {
     plan: &'a Plan,
     state: &'a State,
+    /// The machines that this command has started.
+    started: RefCell<Vec<String>>,
+    /// This command has brought another executable than was there.
+    new_executable: Cell<bool>,
 }
 
 /// The first process of a machine, told from another one that has the same number.
@@ -105,7 +111,7 @@ struct Launch<'a> {
 impl<'a> Local<'a> {
     /// Returns the machines of `plan`, kept in `state`.
     pub(crate) fn new(plan: &'a Plan, state: &'a State) -> Self {
-        Self { plan, state }
+        Self { plan, state, started: RefCell::default(), new_executable: Cell::new(false) }
     }
 
     fn node_directory(&self, machine: &str) -> PathBuf {
@@ -118,12 +124,12 @@ impl<'a> Local<'a> {
     }
 
     /// Returns whether the machine runs.
-    pub(crate) fn running(&self, machine: &Machine) -> Result<bool> {
+    fn running(&self, machine: &Machine) -> Result<bool> {
         Ok(self.process(&machine.name)?.is_some())
     }
 
     /// Starts every machine that does not run; returns the names of those it started.
-    pub(crate) async fn boot(&self) -> Result<Vec<String>> {
+    async fn start(&self) -> Result<Vec<String>> {
         let mut missing = Vec::new();
         for machine in &self.plan.machines {
             if self.process(&machine.name)?.is_none() {
@@ -292,7 +298,7 @@ impl<'a> Local<'a> {
     }
 
     /// Writes files into a machine; returns whether any of them changed.
-    pub(crate) fn write(&self, machine: &Machine, files: &[File]) -> Result<bool> {
+    fn write(&self, machine: &Machine, files: &[File]) -> Result<bool> {
         let directory = self.node_directory(&machine.name);
         let mut changed = false;
         for file in files {
@@ -305,27 +311,15 @@ impl<'a> Local<'a> {
         Ok(changed)
     }
 
-    /// Installs the executable for all machines; returns whether it changed.
-    pub(crate) fn install_executable(&self) -> Result<bool> {
-        install_executable(&self.state.path("bin"))
-    }
-
-    /// Makes the directory that holds the images of all machines.
-    pub(crate) fn prepare(&self) -> Result<()> {
-        fs_err::create_dir_all(self.state.path("images"))?;
-        Ok(())
-    }
-
     /// Describes the units to a machine, and restarts them when `restart`; returns whether any is new.
-    pub(crate) fn set_units(&self, machine: &Machine, restart: bool) -> Result<bool> {
+    fn set_units(&self, machine: &Machine, units: &[Unit], restart: bool) -> Result<bool> {
         let mut changed = false;
-        for unit in &machine.units {
+        for unit in units {
             let contents = serde_json::to_vec_pretty(unit).context("describing a unit")?;
             let path = format!("{UNITS}/{}.json", unit.name);
             changed |= self.write(machine, &[File { path, contents, mode: 0o644 }])?;
         }
-        let names =
-            if restart { machine.units.iter().map(|unit| unit.name.clone()).collect() } else { Vec::new() };
+        let names = if restart { units.iter().map(|unit| unit.name.clone()).collect() } else { Vec::new() };
         if changed || restart {
             let mut stream = self.ask(machine, &Request::Reload(names))?;
             next_status(&mut stream)?;
@@ -346,17 +340,17 @@ impl<'a> Local<'a> {
     }
 
     /// Returns how a machine's units are.
-    pub(crate) fn status(&self, machine: &Machine) -> Result<Status> {
+    fn status(&self, machine: &Machine) -> Result<Status> {
         next_status(&mut self.ask(machine, &Request::Watch)?)
     }
 
     /// Calls `seen` with the status of a machine's units now and after each change, until it returns false.
     /// Gives up at `deadline`, and then returns false.
-    pub(crate) fn watch(
+    fn watch(
         &self,
         machine: &Machine,
         deadline: Instant,
-        mut seen: impl FnMut(&Status) -> bool,
+        seen: &mut crate::provider::Seen<'_>,
     ) -> Result<bool> {
         let mut stream = self.ask(machine, &Request::Watch)?;
         loop {
@@ -375,7 +369,7 @@ impl<'a> Local<'a> {
     }
 
     /// Returns a process that runs `command` in a machine once it is spawned or exec'ed.
-    pub(crate) fn command(&self, machine: &Machine, command: &[String], terminal: bool) -> Result<Command> {
+    fn command(&self, machine: &Machine, command: &[String], terminal: bool) -> Result<Command> {
         let process = self.process(&machine.name)?.ok_or_else(|| not_running(machine))?;
         let mut environment: BTreeMap<String, String> = [
             ("PATH", NODE_PATH),
@@ -405,12 +399,12 @@ impl<'a> Local<'a> {
     }
 
     /// Returns the path on this host of a machine's file.
-    pub(crate) fn host_path(&self, machine: &Machine, path: &str) -> PathBuf {
+    fn host_path(&self, machine: &Machine, path: &str) -> PathBuf {
         self.node_directory(&machine.name).join(path.strip_prefix('/').unwrap_or(path))
     }
 
     /// Ends every machine in order, so that nothing is lost but what was not written yet.
-    pub(crate) fn halt(&self) -> Result<()> {
+    fn stop(&self) -> Result<()> {
         let mut processes = Vec::new();
         for machine in &self.plan.machines {
             if let Some(process) = self.process(&machine.name)? {
