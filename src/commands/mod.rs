@@ -89,7 +89,10 @@ impl Session<'_> {
     pub(crate) fn asked(&self, overrides: &Overrides) -> Result<ClusterSpec> {
         let (mut document, source) = self.document()?;
         overlay(&mut document, self.global.name.as_deref(), overrides);
-        check(&document).map_err(|problems| refuse(&source, &problems))
+        let mut spec = check(&document).map_err(|problems| refuse(&source, &problems))?;
+        let file = std::path::absolute(&source).context("making the spec's path absolute")?;
+        spec.anchor(file.parent().unwrap_or(&file));
+        Ok(spec)
     }
 
     /// Returns the spec to bring up: what is asked for, laid over what exists when no file is given.

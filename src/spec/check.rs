@@ -1,12 +1,18 @@
 //! Finds everything that is wrong with a spec, and fills in what nobody said.
 
+mod group;
+mod vm;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::document::{At, Document, Group, NetworkSection, OsSection, Place, SshSection};
-use super::{ClusterSpec, Flavor, Machines, Network, Os, Problem, ProviderKind, Ssh};
+use super::document::{At, Document, Group, NetworkSection, Place};
+use super::{ClusterSpec, Machines, Network, Problem, ProviderKind};
+use group::{Role, check_group};
+pub(crate) use vm::is_public_key;
+use vm::{Vm, check_runtime, check_vm};
 
 /// The longest name: the state directory, bridge and container names are made from it.
 const LONGEST_NAME: usize = 32;
@@ -14,9 +20,6 @@ const LONGEST_NAME: usize = 32;
 const KUBELET_PORT: u16 = 10250;
 /// Bits of the part of the pod network that one node gets.
 pub(crate) const NODE_PREFIX: u8 = 24;
-/// The most machines of one role. Masters are etcd members, of which more than seven only slow writes down.
-const MOST_MASTERS: i64 = 7;
-const MOST_WORKERS: i64 = 250;
 
 /// Collects problems, so that a user sees all of them at once.
 #[derive(Default)]
@@ -112,7 +115,7 @@ fn offset(address: Ipv4Addr, by: u32) -> Ipv4Addr {
 /// # Errors
 /// Every problem that was found, in the order of the file.
 pub(crate) fn check(document: &Document) -> Result<ClusterSpec, Vec<Problem>> {
-    let Document { name, provider, masters, workers, network, registries, os, ssh } = document;
+    let Document { name, provider, masters, workers, network, registries, runtime, .. } = document;
     let mut checker = Checker::default();
     let name = check_name(&mut checker, name.as_ref());
     let provider = check_provider(&mut checker, provider.as_ref());
@@ -124,11 +127,25 @@ pub(crate) fn check(document: &Document) -> Result<ClusterSpec, Vec<Problem>> {
         check_group(&mut checker, Role::Worker, workers.as_ref(), (&network, nodes_place), provider);
     check_addresses(&mut checker, document, &network, &masters, &workers);
     let mirrors = check_mirrors(&mut checker, registries.as_ref().map(|section| &section.mirrors));
-    let os = check_os(&mut checker, os.as_ref(), provider);
-    let ssh = check_ssh(&mut checker, ssh.as_ref(), provider);
+    let runtime = check_runtime(&mut checker, runtime.as_ref(), provider);
+    let vm = check_vm(&mut checker, document, provider, &network);
     let mut problems = checker.problems;
     if problems.is_empty() {
-        Ok(ClusterSpec { name, provider, masters, workers, network, mirrors, os, ssh })
+        let Vm { os, ssh, ignition, proxy, certificates } = vm;
+        Ok(ClusterSpec {
+            name,
+            provider,
+            masters,
+            workers,
+            network,
+            mirrors,
+            runtime,
+            os,
+            ssh,
+            ignition,
+            proxy,
+            certificates,
+        })
     } else {
         problems.sort_by_key(|problem| problem.place);
         Err(problems)
@@ -385,212 +402,6 @@ fn place_of(section: Option<&NetworkSection>, pick: fn(&NetworkSection) -> Optio
     section.and_then(pick).map_or(Place::Default, |at| at.place)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Master,
-    Worker,
-}
-
-fn check_group(
-    checker: &mut Checker,
-    role: Role,
-    group: Option<&Group>,
-    (network, nodes_place): (&Network, Place),
-    provider: ProviderKind,
-) -> Machines {
-    let (section, first_offset, most) = match role {
-        Role::Master => ("masters", 101, MOST_MASTERS),
-        Role::Worker => ("workers", 201, MOST_WORKERS),
-    };
-    let empty = Group::default();
-    let Group { count, first_address, cpus, memory, disk, labels } = group.unwrap_or(&empty);
-    let field = |name: &str| format!("{section}.{name}");
-    let count = match count {
-        None => 1,
-        Some(At { value: 0, place }) if role == Role::Master => {
-            checker.wrong(
-                *place,
-                "masters.count",
-                "there is no master",
-                "1: a master runs the control plane",
-            );
-            1
-        }
-        Some(At { value, place }) => match u32::try_from(*value) {
-            Ok(count) if *value <= most => count,
-            _ => {
-                let least = u8::from(role == Role::Master);
-                checker.wrong(
-                    *place,
-                    &field("count"),
-                    format!("{value} is out of range"),
-                    format!("{least} to {most}"),
-                );
-                1
-            }
-        },
-    };
-    let first = checker.address(
-        &field("firstAddress"),
-        first_address.as_ref(),
-        offset(network.nodes.network(), first_offset),
-    );
-    if count > 0 {
-        let last = offset(first.0, count - 1);
-        if !usable(network.nodes, first.0) && first.1 == Place::Default {
-            checker.wrong(
-                nodes_place,
-                "network.nodes",
-                format!(
-                    "{} has no room for the {section}, who begin at {} unless told otherwise",
-                    network.nodes, first.0
-                ),
-                format!("a /24 or larger, or {section}.firstAddress"),
-            );
-        } else if !usable(network.nodes, first.0) {
-            checker.inside(&field("firstAddress"), first, "network.nodes", network.nodes);
-        } else if !usable(network.nodes, last) {
-            let place = group.and_then(|group| group.count.as_ref()).map_or(first.1, |count| count.place);
-            checker.wrong(
-                place,
-                &field("count"),
-                format!(
-                    "{count} machines from {} need addresses up to {last}, outside {}",
-                    first.0, network.nodes
-                ),
-                "fewer machines, an earlier firstAddress or a larger network.nodes",
-            );
-        }
-    }
-    let milli_cpus = cpus.as_ref().and_then(|At { value, place }| {
-        let parsed = parse_cpus(value);
-        if parsed.is_none() {
-            checker.wrong(
-                *place,
-                &field("cpus"),
-                format!("{value:?} is not a number of CPUs"),
-                "0.1 to 1024, such as 2 or 500m",
-            );
-        }
-        parsed
-    });
-    let memory = size(checker, &field("memory"), memory.as_ref(), 128 << 20, "1Gi");
-    let disk_place = disk.as_ref().map(|at| at.place);
-    let disk = size(checker, &field("disk"), disk.as_ref(), 4 << 30, "20Gi");
-    if let (Some(place), ProviderKind::Local) = (disk_place, provider) {
-        checker.wrong(
-            place,
-            &field("disk"),
-            "the local provider has no disks: nodes use the file system of the state directory",
-            "leave it out, or use provider vagrant or qemu",
-        );
-    }
-    let mut kept = BTreeMap::new();
-    for (key, At { value, place }) in labels {
-        if let Some(fault) = label_key_fault(key).or_else(|| label_value_fault(value)) {
-            checker.wrong(
-                *place,
-                &field("labels"),
-                format!("{key}: {value:?} {fault}"),
-                "PREFIX/NAME: VALUE, both of letters, digits, -, _ and . with a letter or digit at each end, at most 63",
-            );
-        }
-        kept.insert(key.clone(), value.clone());
-    }
-    Machines { count, first_address: first.0, milli_cpus, memory, disk, labels: kept }
-}
-
-fn label_value_fault(value: &str) -> Option<&'static str> {
-    let end = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
-    let bytes = value.as_bytes();
-    if value.len() > 63 {
-        Some("has a value of more than 63 characters")
-    } else if !bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte)) {
-        Some("has a value with characters that labels cannot have")
-    } else if !end(bytes.first()) || !end(bytes.last()) {
-        Some("has a value that begins or ends with a sign")
-    } else {
-        None
-    }
-}
-
-fn label_key_fault(key: &str) -> Option<&'static str> {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    if name.is_empty() || label_value_fault(name).is_some() {
-        return Some("has a name that is no label's");
-    }
-    if prefix.is_some_and(|prefix| prefix.split('.').any(|label| label_fault(label, 63).is_some())) {
-        return Some("has a prefix that is no DNS domain");
-    }
-    // The node authorizer lets nodes set only these of Kubernetes' own labels.
-    let own = prefix.is_some_and(|prefix| prefix.ends_with("kubernetes.io") || prefix.ends_with("k8s.io"));
-    let allowed = prefix.is_some_and(|prefix| {
-        ["node.kubernetes.io", "kubelet.kubernetes.io"].iter().any(|known| prefix.ends_with(known))
-    });
-    if own && !allowed { Some("is one of Kubernetes' own, which nodes may not set") } else { None }
-}
-
-fn parse_cpus(text: &str) -> Option<u32> {
-    let milli = match text.strip_suffix('m') {
-        Some(milli) => f64::from(milli.parse::<u32>().ok()?),
-        None => text.parse::<f64>().ok()? * 1000.0,
-    };
-    if !(100.0..=1_024_000.0).contains(&milli) {
-        return None;
-    }
-    Some(milli.round() as u32)
-}
-
-/// Parses bytes with a binary or decimal unit.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit.trim() {
-        "Ki" | "KiB" => 1 << 10,
-        "Mi" | "MiB" => 1 << 20,
-        "Gi" | "GiB" => 1 << 30,
-        "Ti" | "TiB" => 1 << 40,
-        "M" | "MB" => 1_000_000,
-        "G" | "GB" => 1_000_000_000,
-        "T" | "TB" => 1_000_000_000_000,
-        _ => return None,
-    };
-    let number: f64 = number.parse().ok()?;
-    let bytes = number * factor as f64;
-    (bytes.is_finite() && (1.0..1e15).contains(&bytes)).then_some(bytes as u64)
-}
-
-fn size(
-    checker: &mut Checker,
-    field: &str,
-    given: Option<&At<String>>,
-    least: u64,
-    example: &str,
-) -> Option<u64> {
-    let At { value, place } = given?;
-    match parse_bytes(value) {
-        Some(bytes) if bytes >= least => Some(bytes),
-        Some(_) => {
-            checker.wrong(
-                *place,
-                field,
-                format!("{value:?} is too small"),
-                format!("at least {}Mi", least >> 20),
-            );
-            None
-        }
-        None => {
-            checker.wrong(
-                *place,
-                field,
-                format!("{value:?} is not a size"),
-                format!("a number with Mi or Gi, such as {example}"),
-            );
-            None
-        }
-    }
-}
-
 /// Finds addresses that two would have.
 fn check_addresses(
     checker: &mut Checker,
@@ -671,6 +482,15 @@ fn check_mirrors(
 ) -> BTreeMap<String, Vec<String>> {
     let mut kept = BTreeMap::new();
     for (registry, urls) in mirrors.into_iter().flatten() {
+        if !is_registry(registry) {
+            // A key has no place of its own; it stands before its first URL.
+            checker.wrong(
+                urls.first().map_or(Place::Default, |url| url.place),
+                "registries.mirrors",
+                format!("{registry:?} is not the name of a registry"),
+                "HOST or HOST:PORT, such as docker.io",
+            );
+        }
         for At { value, place } in urls {
             let usable = url::Url::parse(value)
                 .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
@@ -688,90 +508,9 @@ fn check_mirrors(
     kept
 }
 
-fn first_place<'a>(places: impl IntoIterator<Item = Option<&'a At<String>>>) -> Option<Place> {
-    places.into_iter().flatten().map(|at| at.place).next()
-}
-
-fn check_os(checker: &mut Checker, section: Option<&OsSection>, provider: ProviderKind) -> Option<Os> {
-    if provider == ProviderKind::Local {
-        if let Some(section) = section {
-            let OsSection { flavor, channel, version, vagrant_box, box_url, image, checksum } = section;
-            let place = first_place(
-                [flavor, channel, version, vagrant_box, box_url, image, checksum].map(Option::as_ref),
-            )
-            .unwrap_or(Place::Default);
-            checker.wrong(
-                place,
-                "os",
-                "the local provider uses this machine's own system",
-                "leave os out, or use provider vagrant or qemu",
-            );
-        }
-        return None;
-    }
-    let empty = OsSection::default();
-    let OsSection { flavor, channel, version, vagrant_box, box_url, image, checksum } =
-        section.unwrap_or(&empty);
-    let flavor = match flavor {
-        None => Flavor::Flatcar,
-        Some(At { value, place }) => match value.as_str() {
-            "flatcar" => Flavor::Flatcar,
-            "fedora-coreos" => Flavor::FedoraCoreos,
-            other => {
-                checker.wrong(
-                    *place,
-                    "os.flavor",
-                    format!("{other:?} is not known"),
-                    "flatcar or fedora-coreos",
-                );
-                Flavor::Flatcar
-            }
-        },
-    };
-    if let Some(At { value, place }) = checksum
-        && (value.len() != 64 || !value.bytes().all(|byte| byte.is_ascii_hexdigit()))
-    {
-        checker.wrong(*place, "os.checksum", format!("{value:?} is not a SHA-256"), "64 hexadecimal digits");
-    }
-    let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.clone());
-    Some(Os {
-        flavor,
-        channel: text(channel).unwrap_or_else(|| "stable".into()),
-        version: text(version),
-        vagrant_box: text(vagrant_box),
-        box_url: text(box_url),
-        image: text(image),
-        checksum: text(checksum),
-    })
-}
-
-fn check_ssh(checker: &mut Checker, section: Option<&SshSection>, provider: ProviderKind) -> Option<Ssh> {
-    if provider == ProviderKind::Local {
-        if let Some(SshSection { user, public_key }) = section {
-            let place = first_place([user.as_ref(), public_key.as_ref()]).unwrap_or(Place::Default);
-            checker.wrong(
-                place,
-                "ssh",
-                "the local provider enters nodes without SSH",
-                "leave ssh out, or use provider vagrant or qemu",
-            );
-        }
-        return None;
-    }
-    let empty = SshSection::default();
-    let SshSection { user, public_key } = section.unwrap_or(&empty);
-    if let Some(At { value, place }) = public_key
-        && !["ssh-", "ecdsa-", "sk-"].iter().any(|start| value.starts_with(start))
-    {
-        checker.wrong(
-            *place,
-            "ssh.publicKey",
-            "it is not an OpenSSH public key",
-            "a line such as ssh-ed25519 AAAA… name",
-        );
-    }
-    Some(Ssh {
-        user: user.as_ref().map_or_else(|| "core".into(), |at| at.value.clone()),
-        public_key: public_key.as_ref().map(|at| at.value.clone()),
-    })
+/// Returns whether `name` is a host, with or without a port: directories are named after it.
+fn is_registry(name: &str) -> bool {
+    let (host, port) = name.split_once(':').map_or((name, None), |(host, port)| (host, Some(port)));
+    host.split('.').all(|label| label_fault(label, 63).is_none())
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }

@@ -60,8 +60,13 @@ pub(crate) struct Document {
     pub(super) workers: Option<Group>,
     pub(super) network: Option<NetworkSection>,
     pub(super) registries: Option<Registries>,
+    pub(super) runtime: Option<At<String>>,
     pub(super) os: Option<OsSection>,
     pub(super) ssh: Option<SshSection>,
+    pub(super) ignition: Option<At<String>>,
+    pub(super) proxy: Option<ProxySection>,
+    #[serde(default)]
+    pub(super) certificates: Vec<At<String>>,
 }
 
 /// Machines of one role.
@@ -113,6 +118,7 @@ pub(crate) struct OsSection {
     pub(super) box_url: Option<At<String>>,
     pub(super) image: Option<At<String>>,
     pub(super) checksum: Option<At<String>>,
+    pub(super) signature: Option<At<String>>,
 }
 
 /// How virtual machines are reached.
@@ -121,4 +127,15 @@ pub(crate) struct OsSection {
 pub(crate) struct SshSection {
     pub(super) user: Option<At<String>>,
     pub(super) public_key: Option<At<String>>,
+    pub(super) private_key: Option<At<String>>,
+}
+
+/// How virtual machines reach registries outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ProxySection {
+    pub(super) http_proxy: Option<At<String>>,
+    pub(super) https_proxy: Option<At<String>>,
+    #[serde(default)]
+    pub(super) no_proxy: Vec<At<String>>,
 }

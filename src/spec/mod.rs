@@ -10,11 +10,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use check::{NODE_PREFIX, check};
+pub(crate) use check::{NODE_PREFIX, check, is_public_key};
 pub(crate) use document::{At, Document, Place};
 
 use crate::error::Error;
@@ -35,12 +36,60 @@ pub(crate) struct ClusterSpec {
     pub(crate) network: Network,
     /// For each registry its mirrors, as URLs.
     pub(crate) mirrors: BTreeMap<String, Vec<String>>,
+    /// Which engine runs the containers.
+    #[serde(default)]
+    pub(crate) runtime: Runtime,
     /// The operating system; of virtual machines only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) os: Option<Os>,
     /// How virtual machines are reached.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) ssh: Option<Ssh>,
+    /// The user's own Ignition configuration, which wins over the tool's; of virtual machines only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) ignition: Option<PathBuf>,
+    /// How virtual machines reach registries outside.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) proxy: Option<Proxy>,
+    /// Files with certificates of authorities that virtual machines trust beside their system's own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) certificates: Vec<PathBuf>,
+}
+
+impl ClusterSpec {
+    /// Reads paths as relative to `directory`, the one that the spec's file is in: every later command finds
+    /// what they name, wherever it is called.
+    pub(crate) fn anchor(&mut self, directory: &Path) {
+        let file = |path: &mut PathBuf| *path = directory.join(&*path);
+        self.ignition.iter_mut().for_each(file);
+        self.certificates.iter_mut().for_each(file);
+        self.ssh.iter_mut().filter_map(|ssh| ssh.private_key.as_mut()).for_each(file);
+        let sources = self.os.iter_mut().flat_map(|os| [&mut os.image, &mut os.signature, &mut os.box_url]);
+        for source in sources.flatten().filter(|source| !source.contains("://")) {
+            *source = directory.join(&*source).display().to_string();
+        }
+    }
+}
+
+/// Which engine runs the containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Runtime {
+    /// The node agent's own.
+    #[default]
+    Builtin,
+    /// The containerd that the operating system brings.
+    Cri,
+}
+
+impl Runtime {
+    /// Returns its name in the spec.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Cri => "cri",
+        }
+    }
 }
 
 /// Who makes the machines.
@@ -128,6 +177,9 @@ pub(crate) struct Os {
     pub(crate) image: Option<String>,
     /// The image's or box's SHA-256, in hexadecimal.
     pub(crate) checksum: Option<String>,
+    /// The image's detached signature: a path or URL.
+    #[serde(default)]
+    pub(crate) signature: Option<String>,
 }
 
 /// Which CoreOS.
@@ -140,14 +192,45 @@ pub(crate) enum Flavor {
     FedoraCoreos,
 }
 
+impl Flavor {
+    /// Returns its name in the spec.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Flatcar => "flatcar",
+            Self::FedoraCoreos => "fedora-coreos",
+        }
+    }
+}
+
 /// How virtual machines are reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Ssh {
     /// The user to log in as.
     pub(crate) user: String,
-    /// A public key to let in beside the tool's own.
+    /// A public key to let in: beside the tool's own, or that of `private_key`.
     pub(crate) public_key: Option<String>,
+    /// The file of the private key to log in with; `None` lets the tool make one.
+    #[serde(default)]
+    pub(crate) private_key: Option<PathBuf>,
+}
+
+/// How virtual machines reach registries outside.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Proxy {
+    /// The proxy for `http` URLs. May have a password in it.
+    pub(crate) http_proxy: Option<String>,
+    /// The proxy for `https` URLs. May have a password in it.
+    pub(crate) https_proxy: Option<String>,
+    /// Hosts, domains and networks to reach directly, beside the cluster's own.
+    pub(crate) no_proxy: Vec<String>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").field("no_proxy", &self.no_proxy).finish_non_exhaustive()
+    }
 }
 
 /// One thing that is wrong with a spec.
