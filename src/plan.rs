@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::spec::{ClusterSpec, Machines, ProviderKind};
+use crate::spec::{ClusterSpec, Flavor, Machines, Os, ProviderKind};
 
 /// Where a node keeps its certificates and keys.
 pub(crate) const PKI_DIRECTORY: &str = "/etc/kubernetes/pki";
 /// The port of the kubelet API.
 pub(crate) const KUBELET_PORT: u16 = 10250;
+/// What a virtual machine has when the spec says nothing: the least that Flatcar's guide boots with, and a disk
+/// that grows only as it is written to.
+const VM_MILLI_CPUS: u32 = 1000;
+const VM_MEMORY: u64 = 1 << 30;
+const VM_DISK: u64 = 20 << 30;
 
 /// What will exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +31,42 @@ pub(crate) struct Plan {
     /// The bridge on the host; of the local provider only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bridge: Option<String>,
+    /// Where the disks come from; of virtual machines only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<Image>,
+    /// How virtual machines are logged in to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) login: Option<Login>,
+}
+
+/// Where the disks of virtual machines come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Image {
+    /// The box's name; Vagrant's only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vagrant_box: Option<String>,
+    /// A path or URL of the box or disk image; `None` is a box that Vagrant has or finds by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Its SHA-256, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) checksum: Option<String>,
+    /// Its detached signature: a path or URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
+    /// The name under which QEMU's firmware hands over the Ignition configuration.
+    pub(crate) firmware: &'static str,
+}
+
+/// How virtual machines are logged in to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Login {
+    /// The user.
+    pub(crate) user: String,
+    /// The file of the private key; a relative path is one within the cluster's directory.
+    pub(crate) key: PathBuf,
 }
 
 /// A machine.
@@ -39,12 +81,23 @@ pub(crate) struct Machine {
     pub(crate) address: Ipv4Addr,
     /// Its network card's address, made from the IP so that a machine that is made anew is reachable at once.
     pub(crate) mac: String,
+    /// The address of a virtual machine's first card, by which its provider lets it out and, by DHCP, gives it
+    /// its resolver. The card above is the second one and has the fixed address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nat_mac: Option<String>,
     /// Thousandths of a CPU; `None` is all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) milli_cpus: Option<u32>,
     /// Bytes of memory; `None` is all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<u64>,
+    /// Bytes of disk; of virtual machines only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disk: Option<u64>,
+    /// The file of the SSH host key by which a virtual machine is known from its first boot on; a path within
+    /// the cluster's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host_key: Option<PathBuf>,
     /// Labels that the node registers with.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
@@ -148,11 +201,49 @@ pub(crate) fn plan(spec: &ClusterSpec) -> Plan {
         .collect();
     let certificates = certificates(spec, &machines);
     let bridge = (spec.provider == ProviderKind::Local).then(|| bridge_name(&spec.name));
-    Plan { spec: spec.clone(), machines, certificates, bridge }
+    let image = spec.os.as_ref().map(|os| image(os, spec.provider));
+    let login = spec.ssh.as_ref().map(|ssh| Login {
+        user: ssh.user.clone(),
+        key: ssh.private_key.clone().unwrap_or_else(|| PathBuf::from("ssh/id_ed25519")),
+    });
+    Plan { spec: spec.clone(), machines, certificates, bridge, image, login }
+}
+
+/// Returns where the disks come from: what the spec names, or the release that Flatcar publishes. (The checker
+/// asks for a box or image of Fedora CoreOS.)
+fn image(os: &Os, provider: ProviderKind) -> Image {
+    let Os { flavor, channel, version, vagrant_box, box_url, image, checksum, signature } = os;
+    let version = version.as_deref().unwrap_or("current");
+    let release = |file: &str| match flavor {
+        Flavor::Flatcar => {
+            Some(format!("https://{channel}.release.flatcar-linux.net/amd64-usr/{version}/{file}"))
+        }
+        Flavor::FedoraCoreos => None,
+    };
+    let firmware = match flavor {
+        Flavor::Flatcar => "opt/org.flatcar-linux/config",
+        Flavor::FedoraCoreos => "opt/com.coreos/config",
+    };
+    let (vagrant_box, source) = match (provider, vagrant_box, image) {
+        (ProviderKind::Vagrant, Some(name), _) => (Some(name.clone()), box_url.clone()),
+        (ProviderKind::Vagrant, None, _) => {
+            let name = format!("{}-{channel}-{version}", flavor.name());
+            (Some(name), release("flatcar_production_vagrant.box"))
+        }
+        (_, _, Some(image)) => (None, Some(image.clone())),
+        (_, _, None) => (None, release("flatcar_production_qemu_image.img")),
+    };
+    // Flatcar signs what it publishes, and a channel's newest release has no checksum that a spec could name.
+    let signature = signature.clone().or_else(|| {
+        let published = provider == ProviderKind::Qemu && image.is_none();
+        source.as_ref().filter(|_| published).map(|source| format!("{source}.sig"))
+    });
+    Image { vagrant_box, source, checksum: checksum.clone(), signature, firmware }
 }
 
 fn members(spec: &ClusterSpec, role: Role, group: &Machines) -> impl Iterator<Item = Machine> {
     let letter = if role == Role::Master { 'm' } else { 'w' };
+    let vm = spec.provider != ProviderKind::Local;
     (0..group.count).map(move |index| {
         let name = format!("{letter}{}", index + 1);
         let address = Ipv4Addr::from(u32::from(group.first_address).saturating_add(index));
@@ -160,11 +251,14 @@ fn members(spec: &ClusterSpec, role: Role, group: &Machines) -> impl Iterator<It
             files: files(role, &name),
             units: units(role),
             mac: mac(spec.provider, address),
+            nat_mac: vm.then(|| nat_mac(address)),
+            host_key: vm.then(|| PathBuf::from(format!("ssh/{name}_host_ed25519_key"))),
             name,
             role,
             address,
-            milli_cpus: group.milli_cpus,
-            memory: group.memory,
+            milli_cpus: group.milli_cpus.or(vm.then_some(VM_MILLI_CPUS)),
+            memory: group.memory.or(vm.then_some(VM_MEMORY)),
+            disk: group.disk.or(vm.then_some(VM_DISK)),
             labels: group.labels.clone(),
         }
     })
@@ -178,6 +272,13 @@ pub(crate) fn mac(provider: ProviderKind, address: Ipv4Addr) -> String {
         // Within QEMU's own range; the first octet is the same in all of a cluster.
         ProviderKind::Vagrant | ProviderKind::Qemu => format!("52:54:00:{b:02x}:{c:02x}:{d:02x}"),
     }
+}
+
+/// Returns the address of the first card of the virtual machine at `address`: like [`mac`], with another start
+/// that is a locally administered one, too.
+fn nat_mac(address: Ipv4Addr) -> String {
+    let [_, b, c, d] = address.octets();
+    format!("56:54:00:{b:02x}:{c:02x}:{d:02x}")
 }
 
 fn units(role: Role) -> Vec<Unit> {
@@ -318,6 +419,32 @@ mod tests {
             ["m1 172.17.4.101", "m2 172.17.4.102", "m3 172.17.4.103", "w1 172.17.4.201", "w2 172.17.4.202"]
         );
         assert_eq!(plan.certificates.len(), 3 + 2 * 5);
+    }
+
+    #[test]
+    fn virtual_machines_have_two_cards_a_disk_a_key_and_an_image() {
+        insta::assert_json_snapshot!("qemu", plan_of("provider: qemu\nworkers: { count: 2 }"));
+        insta::assert_json_snapshot!(
+            "vagrant",
+            plan_of(
+                "provider: vagrant\nos: { channel: beta, version: 4600.1.0 }\nmasters: { cpus: 2, memory: 2Gi, disk: 30Gi }\n\
+                 ssh: { user: me, privateKey: /home/me/key }\nruntime: builtin"
+            )
+        );
+    }
+
+    #[test]
+    fn no_two_cards_of_a_cluster_are_the_same() {
+        let plan = plan_of(
+            "provider: qemu\nmasters: { count: 3 }\nworkers: { count: 250, firstAddress: 10.64.3.4 }\n\
+             network: { nodes: 10.64.0.0/16 }",
+        );
+        let mut macs: Vec<&str> = plan.machines.iter().map(|machine| machine.mac.as_str()).collect();
+        macs.extend(plan.machines.iter().filter_map(|machine| machine.nat_mac.as_deref()));
+        let all = macs.len();
+        macs.sort_unstable();
+        macs.dedup();
+        assert_eq!((macs.len(), all), (506, 506));
     }
 
     #[test]

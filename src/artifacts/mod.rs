@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::error::{Context, Result};
 use crate::plan::{KUBELET_PORT, Machine, PKI_DIRECTORY, Plan, Role};
-use crate::spec::ProviderKind;
+use crate::spec::{ProviderKind, Runtime};
 use pki::Pki;
 
 /// A file with its mode.
@@ -157,9 +157,9 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
             ProviderKind::Local => node_agent::ImageCollection::NEVER,
             ProviderKind::Vagrant | ProviderKind::Qemu => node_agent::ImageCollection::default(),
         },
-        runtime: match plan.spec.provider {
-            ProviderKind::Local => node_agent::RuntimeChoice::Builtin,
-            ProviderKind::Vagrant | ProviderKind::Qemu => node_agent::RuntimeChoice::Cri,
+        runtime: match plan.spec.runtime {
+            Runtime::Builtin => node_agent::RuntimeChoice::Builtin,
+            Runtime::Cri => node_agent::RuntimeChoice::Cri,
         },
     };
     serde_yaml::to_string(&config).context("writing node-agent.yaml")

@@ -7,13 +7,9 @@ use serde_json::{Value, json};
 
 use super::{File, machine_files, pki::Pki, render};
 use crate::error::{Context, Error, Result};
-use crate::plan::{Machine, Plan, Role, Unit};
+use crate::plan::{Machine, Plan, Unit};
 use crate::spec::{Flavor, Os, Ssh};
 
-/// CPUs and MiB of memory of a machine when the spec says nothing.
-const CPUS: u32 = 1;
-const MASTER_MEMORY: u64 = 1024;
-const WORKER_MEMORY: u64 = 1024;
 /// Where a person finds out more.
 const DOCUMENTATION: &str = env!("CARGO_PKG_REPOSITORY");
 
@@ -149,33 +145,17 @@ pub(crate) fn service(unit: &Unit) -> Result<String> {
 
 /// Returns the Vagrantfile of a plan.
 pub(crate) fn vagrantfile(plan: &Plan) -> Result<String> {
-    let os = os(plan)?;
-    let default_box = match os.flavor {
-        Flavor::Flatcar => format!("flatcar-{}", os.channel),
-        Flavor::FedoraCoreos => format!("fedora-coreos-{}", os.channel),
-    };
-    let default_url = match os.flavor {
-        Flavor::Flatcar => {
-            let version = os.version.as_deref().unwrap_or("current");
-            Some(format!(
-                "https://{}.release.flatcar-linux.net/amd64-usr/{version}/flatcar_production_vagrant.json",
-                os.channel
-            ))
-        }
-        // Fedora publishes no box: one is made from its image, and named in the spec.
-        Flavor::FedoraCoreos => None,
-    };
+    let image = plan.image.as_ref().context("the plan has no box")?;
     let machines: Vec<Value> = plan
         .machines
         .iter()
         .map(|machine| {
-            let memory = if machine.role == Role::Master { MASTER_MEMORY } else { WORKER_MEMORY };
             json!({
                 "name": machine.name,
                 "address": machine.address.to_string(),
                 "mac": machine.mac,
-                "cpus": machine.milli_cpus.map_or(CPUS, |milli| milli.div_ceil(1000)),
-                "memory": machine.memory.map_or(memory, |bytes| bytes >> 20),
+                "cpus": machine.milli_cpus.unwrap_or_default().div_ceil(1000),
+                "memory": machine.memory.unwrap_or_default() >> 20,
             })
         })
         .collect();
@@ -183,29 +163,21 @@ pub(crate) fn vagrantfile(plan: &Plan) -> Result<String> {
     let mut values = tera::Context::new();
     values.insert("summary", &plan.summary());
     values.insert("machines", &machines);
-    values.insert("box", os.vagrant_box.as_ref().unwrap_or(&default_box));
-    values.insert(
-        "box_url",
-        &os.box_url.clone().or(default_url).filter(|_| os.vagrant_box.is_none() || os.box_url.is_some()),
-    );
-    values.insert("checksum", &os.checksum);
+    values.insert("box", &image.vagrant_box);
+    values.insert("box_url", &image.source);
+    values.insert("checksum", &image.checksum);
     values.insert("user", &ssh(plan)?.user);
     values.insert("netmask", &network.nodes.netmask().to_string());
     values.insert("host", &network.host.to_string());
     values.insert("network_name", &format!("cluster-{}", plan.spec.name));
-    values.insert(
-        "fw_cfg",
-        match os.flavor {
-            Flavor::Flatcar => "opt/org.flatcar-linux/config",
-            Flavor::FedoraCoreos => "opt/com.coreos/config",
-        },
-    );
+    values.insert("fw_cfg", image.firmware);
     render::render("Vagrantfile", &values)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::tests::KEY;
     use crate::spec::{check, parse};
 
     fn plan_of(text: &str) -> Plan {
@@ -221,7 +193,7 @@ mod tests {
     fn ignition_of_every_flavor_and_role_is_as_recorded() {
         for flavor in ["flatcar", "fedora-coreos"] {
             let plan = plan_of(&format!(
-                "provider: qemu\nos: {{ flavor: {flavor} }}\nssh: {{ publicKey: ssh-ed25519 AAAA me }}"
+                "provider: qemu\nos: {{ flavor: {flavor}, image: os.qcow2 }}\nssh: {{ publicKey: {KEY} me }}"
             ));
             for machine in &plan.machines {
                 let text = ignition(&plan, machine, &[some_file()]).unwrap();
@@ -234,9 +206,8 @@ mod tests {
     #[test]
     fn the_first_configuration_fits_into_what_virtualbox_hands_over() {
         for flavor in ["flatcar", "fedora-coreos"] {
-            let key = format!("ssh-ed25519 {} somebody@example.org", "A".repeat(68));
             let plan = plan_of(&format!(
-                "provider: vagrant\nos: {{ flavor: {flavor} }}\nssh: {{ publicKey: {key} }}"
+                "provider: vagrant\nos: {{ flavor: {flavor}, box: own }}\nssh: {{ publicKey: {KEY} somebody@example.org }}"
             ));
             let text = ignition(&plan, &plan.machines[0], &[]).unwrap();
             assert!(text.len() <= 1024, "{} bytes: {text}", text.len());
@@ -276,11 +247,11 @@ mod tests {
 
     #[test]
     fn every_machine_of_a_matrix_of_specs_gets_ignition() {
-        for provider in ["qemu", "vagrant"] {
+        for (provider, from) in [("qemu", "image"), ("vagrant", "box")] {
             for flavor in ["flatcar", "fedora-coreos"] {
                 for (masters, workers) in [(1, 0), (1, 3), (3, 0), (3, 3)] {
                     let plan = plan_of(&format!(
-                        "provider: {provider}\nos: {{ flavor: {flavor} }}\nmasters: {{ count: {masters} }}\nworkers: {{ count: {workers} }}"
+                        "provider: {provider}\nos: {{ flavor: {flavor}, {from}: own }}\nmasters: {{ count: {masters} }}\nworkers: {{ count: {workers} }}"
                     ));
                     let directory = tempfile::tempdir().unwrap();
                     let (pki, _) = super::super::pki::ensure(

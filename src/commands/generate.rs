@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Session;
 use crate::artifacts::{File, admin_kubeconfig, machine_files, pki, vm};
 use crate::error::{Context, Result};
-use crate::plan::{Plan, Role, count, plan};
+use crate::plan::{Image, Plan, Role, count, plan};
 use crate::spec::{Overrides, ProviderKind};
 use crate::ui::table;
 
@@ -19,33 +19,56 @@ pub(super) fn show_plan(session: &Session<'_>, overrides: &Overrides) -> Result<
 
 fn describe(plan: &Plan) -> String {
     let network = &plan.spec.network;
+    let virtual_machines = plan.spec.provider != ProviderKind::Local;
     let rows: Vec<Vec<String>> = plan
         .machines
         .iter()
         .map(|machine| {
             let role = if machine.role == Role::Master { "master" } else { "worker" };
             let units: Vec<&str> = machine.units.iter().map(|unit| unit.name.as_str()).collect();
-            vec![
-                machine.name.clone(),
-                machine.address.to_string(),
-                machine.mac.clone(),
-                role.into(),
-                units.join(", "),
-            ]
+            let size = |bytes: Option<u64>| bytes.map_or("all".into(), size);
+            let cpus = machine.milli_cpus.map_or("all".into(), |milli| (f64::from(milli) / 1e3).to_string());
+            let mut row = vec![machine.name.clone(), machine.address.to_string(), machine.mac.clone()];
+            row.extend(machine.nat_mac.clone());
+            row.extend([role.into(), cpus, size(machine.memory)]);
+            row.extend(machine.disk.map(self::size));
+            row.push(units.join(", "));
+            row
         })
         .collect();
-    let mut text =
-        format!("{}\n\n{}\n", plan.summary(), table(&["MACHINE", "ADDRESS", "MAC", "ROLE", "UNITS"], &rows));
+    let mut header = vec!["MACHINE", "ADDRESS", "MAC"];
+    header.extend(virtual_machines.then_some("NAT-MAC"));
+    header.extend(["ROLE", "CPUS", "MEMORY"]);
+    header.extend(virtual_machines.then_some("DISK"));
+    header.push("UNITS");
+    let mut text = format!("{}\n\n{}\n", plan.summary(), table(&header, &rows));
     let bridge = plan.bridge.as_ref().map_or(String::new(), |bridge| format!(", bridge {bridge}"));
-    text.push_str(&format!("\nnodes     {} (host {}{bridge})", network.nodes, network.host));
-    text.push_str(&format!("\npods      {}", network.pods));
-    text.push_str(&format!(
-        "\nservices  {} (DNS {}, domain {})",
-        network.services, network.dns, network.domain
-    ));
-    text.push_str(&format!("\nports     {} to {} on every node", network.node_ports.0, network.node_ports.1));
-    text.push_str(&format!("\nbalancers {} to {}", network.load_balancers.0, network.load_balancers.1));
-    text.push_str(&format!("\nAPI       {}\n\n", plan.server()));
+    let mut line = |name: &str, what: String| text.push_str(&format!("\n{name:<10}{what}"));
+    line("nodes", format!("{} (host {}{bridge})", network.nodes, network.host));
+    line("pods", network.pods.to_string());
+    line("services", format!("{} (DNS {}, domain {})", network.services, network.dns, network.domain));
+    line("ports", format!("{} to {} on every node", network.node_ports.0, network.node_ports.1));
+    line("balancers", format!("{} to {}", network.load_balancers.0, network.load_balancers.1));
+    line("engine", plan.spec.runtime.name().into());
+    if let (Some(image), Some(os)) = (&plan.image, &plan.spec.os) {
+        let Image { vagrant_box, source, checksum, signature, firmware: _ } = image;
+        let names = [vagrant_box, source].into_iter().flatten().cloned().collect::<Vec<_>>().join(" from ");
+        line("image", format!("{} {names}", os.flavor.name()));
+        let proofs = [("SHA-256", checksum), ("signature", signature)];
+        for (name, proof) in proofs.into_iter().filter_map(|(name, proof)| Some((name, proof.as_ref()?))) {
+            line("", format!("{name} {proof}"));
+        }
+    }
+    if let Some(login) = &plan.login {
+        line("login", format!("{} by {}", login.user, login.key.display()));
+    }
+    if let Some(ignition) = &plan.spec.ignition {
+        line("ignition", ignition.display().to_string());
+    }
+    for certificate in &plan.spec.certificates {
+        line("trust", certificate.display().to_string());
+    }
+    line("API", format!("{}\n\n", plan.server()));
     let rows: Vec<Vec<String>> = plan
         .certificates
         .iter()
@@ -64,6 +87,12 @@ fn describe(plan: &Plan) -> String {
         .collect();
     text.push_str(&table(&["CERTIFICATE", "USER", "GROUPS", "NAMES"], &rows));
     text
+}
+
+/// Writes bytes in the largest unit that leaves no rest.
+fn size(bytes: u64) -> String {
+    let (unit, shift) = if bytes.trailing_zeros() >= 30 { ("Gi", 30) } else { ("Mi", 20) };
+    format!("{}{unit}", bytes >> shift)
 }
 
 /// Runs `cluster generate`.
@@ -95,4 +124,25 @@ pub(super) fn run(session: &Session<'_>, directory: &Path, overrides: &Overrides
     let number = count(u32::try_from(files.len()).unwrap_or(u32::MAX), "file");
     session.ui.note(&format!("{number} in {}", directory.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{check, parse};
+
+    #[test]
+    fn the_plan_is_shown_as_recorded() {
+        for (name, text) in [
+            ("local", ""),
+            ("qemu", "provider: qemu\nworkers: { count: 2, memory: 1536Mi }"),
+            (
+                "vagrant",
+                "provider: vagrant\nos: { box: own, boxUrl: /own.box }\nignition: /own.yaml\ncertificates: [/ca.pem]",
+            ),
+        ] {
+            let plan = plan(&check(&parse(text).unwrap()).unwrap());
+            insta::assert_snapshot!(format!("plan of {name}"), describe(&plan));
+        }
+    }
 }

@@ -11,7 +11,6 @@ use ipnet::Ipv4Net;
 use super::document::{At, Document, Group, NetworkSection, Place};
 use super::{ClusterSpec, Machines, Network, Problem, ProviderKind};
 use group::{Role, check_group};
-pub(crate) use vm::is_public_key;
 use vm::{Vm, check_runtime, check_vm};
 
 /// The longest name: the state directory, bridge and container names are made from it.

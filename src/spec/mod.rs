@@ -6,7 +6,7 @@
 mod check;
 mod document;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use check::{NODE_PREFIX, check, is_public_key};
+pub(crate) use check::{NODE_PREFIX, check};
 pub(crate) use document::{At, Document, Place};
 
 use crate::error::Error;

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{Checker, label_fault};
 use crate::spec::document::{At, Document, OsSection, Place, ProxySection, SshSection};
-use crate::spec::{Flavor, Network, Os, Proxy, ProviderKind, Runtime, Ssh};
+use crate::spec::{Flavor, Network, Os, ProviderKind, Proxy, Runtime, Ssh};
 
 /// The networks in which each provider's own NAT gives addresses: a machine with one of them on both sides
 /// reaches only one. QEMU's and VirtualBox's are built in; the other is vagrant-libvirt's default.
@@ -81,7 +81,8 @@ fn first_place<'a>(places: impl IntoIterator<Item = Option<&'a At<String>>>) -> 
 fn refuse_all(checker: &mut Checker, document: &Document) {
     let Document { os, ssh, ignition, proxy, certificates, .. } = document;
     let os = os.as_ref().map(|section| {
-        let OsSection { flavor, channel, version, vagrant_box, box_url, image, checksum, signature } = section;
+        let OsSection { flavor, channel, version, vagrant_box, box_url, image, checksum, signature } =
+            section;
         [flavor, channel, version, vagrant_box, box_url, image, checksum, signature].map(Option::as_ref)
     });
     let ssh = ssh.as_ref().map(|SshSection { user, public_key, private_key }| {
@@ -90,7 +91,8 @@ fn refuse_all(checker: &mut Checker, document: &Document) {
     let proxy = proxy.as_ref().map(|ProxySection { http_proxy, https_proxy, no_proxy }| {
         [http_proxy.as_ref(), https_proxy.as_ref(), no_proxy.first()]
     });
-    let place = |fields: &[Option<&At<String>>]| first_place(fields.iter().copied()).unwrap_or(Place::Default);
+    let place =
+        |fields: &[Option<&At<String>>]| first_place(fields.iter().copied()).unwrap_or(Place::Default);
     let written = [
         (os.map(|fields| place(&fields)), "os", "the local provider uses this machine's own system"),
         (ssh.map(|fields| place(&fields)), "ssh", "the local provider enters nodes without SSH"),
@@ -119,7 +121,8 @@ fn refuse_all(checker: &mut Checker, document: &Document) {
 }
 
 fn check_nat(checker: &mut Checker, document: &Document, provider: ProviderKind, network: &Network) {
-    for nat in NAT.iter().filter(|(kind, _)| *kind == provider).map(|(_, nat)| Ipv4Net::new_assert(*nat, 24)) {
+    for nat in NAT.iter().filter(|(kind, _)| *kind == provider).map(|(_, nat)| Ipv4Net::new_assert(*nat, 24))
+    {
         let section = document.network.as_ref();
         let place = |at: Option<&At<String>>| at.map_or(Place::Default, |at| at.place);
         for (name, used, place) in [
@@ -312,15 +315,13 @@ fn check_ssh(checker: &mut Checker, section: Option<&SshSection>) -> Ssh {
     Ssh {
         user: user.as_ref().map_or_else(|| "core".into(), |at| at.value.clone()),
         public_key: public_key.as_ref().map(|at| at.value.trim().to_owned()),
-        private_key: private_key
-            .as_ref()
-            .and_then(|at| path(checker, "ssh.privateKey", at, "keys/lab")),
+        private_key: private_key.as_ref().and_then(|at| path(checker, "ssh.privateKey", at, "keys/lab")),
     }
 }
 
 /// Returns whether `line` is a key as `authorized_keys` has it: a type, and a blob that begins with that type
 /// (RFC 4253, section 6.6).
-pub(crate) fn is_public_key(line: &str) -> bool {
+fn is_public_key(line: &str) -> bool {
     let mut words = line.trim().splitn(3, ' ');
     let (Some(kind), Some(blob)) = (words.next(), words.next()) else { return false };
     let Ok(blob) = STANDARD.decode(blob) else { return false };
