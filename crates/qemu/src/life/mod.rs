@@ -1,0 +1,204 @@
+//! The life of a machine: how it starts, and how everything of it is taken away.
+
+mod instance;
+mod launch;
+mod process;
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use crate::acceleration::Acceleration;
+use crate::arguments::{PID_FILE, arguments};
+use crate::error::{Error, Result, StartFailure};
+use crate::machine::{Disk, Link, Machine};
+use crate::qmp::Monitor;
+use crate::{overlay, tap};
+pub use instance::{Instance, PowerOff, State};
+pub(crate) use launch::program;
+use launch::{Inherited, launch};
+use process::{Holder, acquire, holder, lock_path};
+
+const SOCKET: &str = "monitor.sock";
+const LOG: &str = "qemu.log";
+
+/// How long QEMU may take until its machine is made and its monitor answers. It takes a second; a host that
+/// starts twenty at once, or loads a saved state from a slow disk, takes longer.
+const START_DEADLINE: Duration = Duration::from_secs(90);
+/// How much of QEMU's log is read for an error.
+const MOST_LOG: u64 = 64 * 1024;
+
+/// How a machine is started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StartOptions {
+    /// The name of a saved state in its disk to go on from, instead of booting.
+    pub load: Option<String>,
+}
+
+/// Starts a machine; it runs when this returns, and outlives this process.
+///
+/// Its disk is made when it is absent; its taps are made and put into their bridges. When this fails, no
+/// process and no tap is left; the disk stays. When this process is killed in the middle, [`destroy`] or
+/// another start find what is there.
+///
+/// # Errors
+/// [`Error::AlreadyRunning`], [`Error::Start`] with QEMU's words, or what stood in the way before.
+pub async fn start(
+    machine: &Machine,
+    acceleration: &Acceleration,
+    options: &StartOptions,
+) -> Result<Instance> {
+    machine.validate()?;
+    let program = program()?;
+    check_files(machine)?;
+    let directory = &machine.directory;
+    let doing = |what: &str| format!("starting machine {}: {what}", machine.name);
+    // Whatever is in it gives command over the machine.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(Error::io(doing("making its directory")))?;
+    let Some(lock) = acquire(directory)? else {
+        return Err(Error::AlreadyRunning { machine: machine.name.clone(), directory: directory.clone() });
+    };
+    // Its presence would say that this QEMU was killed.
+    remove_file(&directory.join(PID_FILE))?;
+    if let Some(disk) = &machine.disk {
+        overlay::ensure(disk)?;
+    }
+    private_log(&machine.console, false)?;
+    let log = private_log(&directory.join(LOG), true)?;
+    let mut taps = Vec::new();
+    for card in &machine.cards {
+        if let Link::Tap { name, bridge } = &card.link {
+            taps.push(tap::open(name, bridge).await?);
+        }
+    }
+    let monitor = listen(directory).map_err(Error::io(doing("making its monitor's socket")))?;
+    let arguments = arguments(machine, acceleration, options.load.as_deref());
+    tracing::debug!(machine = machine.name, ?program, ?arguments, "starting QEMU");
+    let mut child = launch(&program, &arguments, Inherited { monitor, lock, taps }, &log)?;
+
+    let path = directory.join(SOCKET);
+    let greeted = async { Monitor::begin(connect(directory).await?, &path).await };
+    let end = tokio::select! {
+        biased;
+        status = child.wait() => match status {
+            Ok(status) => describe(status),
+            Err(error) => return Err(Error::io(doing("waiting for QEMU"))(error)),
+        },
+        greeted = tokio::time::timeout(START_DEADLINE, greeted) => match greeted {
+            Ok(Ok(_)) => return Ok(Instance::at(directory)),
+            // It closes its monitor before it has ended.
+            Ok(Err(error)) => match tokio::time::timeout(Duration::from_secs(5), child.wait()).await {
+                Ok(Ok(status)) => describe(status),
+                _ => format!("{error}; it was killed"),
+            },
+            Err(_) => format!("it said nothing for {START_DEADLINE:?} and was killed"),
+        },
+    };
+    // Already ended, or killed here: in both cases nothing is left when the error is reported.
+    child.kill().await.map_err(Error::io(doing("killing QEMU")))?;
+    let output = read_tail(&log).map_err(Error::io(doing("reading QEMU's log")))?;
+    remove_file(&directory.join(PID_FILE))?;
+    remove_file(&lock_path(directory))?;
+    let failure = StartFailure::judge(&output, end);
+    Err(Error::Start { machine: machine.name.clone(), failure })
+}
+
+/// Takes a machine away: its process without mercy, the directory, its disk's layer and the taps. What is not
+/// there is no error, so that it can be called again after any failure. The base image and the console's log
+/// stay.
+///
+/// # Errors
+/// What could not be taken away; the rest may still be there.
+pub async fn destroy(machine: &Machine) -> Result<()> {
+    Instance::at(&machine.directory).kill().await?;
+    for card in &machine.cards {
+        if let Link::Tap { name, .. } = &card.link {
+            tap::remove(name).await?;
+        }
+    }
+    if let Some(Disk { path, .. }) = &machine.disk {
+        remove_file(path)?;
+    }
+    match std::fs::remove_dir_all(&machine.directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(format!("removing {}", machine.directory.display()))(error)),
+    }
+}
+
+/// Connects to the monitor of the machine in `directory`.
+async fn connect(directory: &Path) -> Result<UnixStream> {
+    let path = directory.join(SOCKET);
+    let fail = |error: io::Error| Error::Monitor { path: path.clone(), reason: error.to_string() };
+    // By way of the open directory, since a socket's address has room for 107 bytes.
+    let opened = std::fs::File::open(directory).map_err(fail)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd())).await.map_err(fail)
+}
+
+/// Makes the monitor's socket. It exists before QEMU does: a connection waits in it, nobody has to poll.
+fn listen(directory: &Path) -> io::Result<OwnedFd> {
+    let path = directory.join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let opened = std::fs::File::open(directory)?;
+    let short = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
+    Ok(std::os::unix::net::UnixListener::bind(short)?.into())
+}
+
+fn private_log(path: &Path, anew: bool) -> Result<std::fs::File> {
+    let doing = || format!("opening {}", path.display());
+    if let Some(parent) = path.parent() {
+        fs_err::create_dir_all(parent).map_err(Error::io(doing()))?;
+    }
+    let file = std::fs::File::options().create(true).append(true).read(true).mode(0o600).open(path);
+    let file = file.map_err(Error::io(doing()))?;
+    if anew {
+        file.set_len(0).map_err(Error::io(doing()))?;
+    }
+    Ok(file)
+}
+
+fn read_tail(mut log: &std::fs::File) -> io::Result<String> {
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(MOST_LOG)))?;
+    let mut bytes = Vec::new();
+    log.take(MOST_LOG).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn describe(status: ExitStatus) -> String {
+    format!("QEMU ended with {status}")
+}
+
+/// QEMU's own words for an absent file do not say whose it is.
+fn check_files(machine: &Machine) -> Result<()> {
+    let boot = machine.boot.iter().flat_map(|boot| {
+        std::iter::once(("its kernel", &boot.kernel))
+            .chain(boot.initrd.iter().map(|path| ("its initrd", path)))
+    });
+    let firmware = machine.firmware_files.iter().map(|entry| ("its firmware file", &entry.file));
+    for (what, path) in boot.chain(firmware) {
+        if let Err(error) = std::fs::File::open(path) {
+            let reason = format!("{what} {} cannot be read: {error}", path.display());
+            return Err(Error::Description { machine: machine.name.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(Error::io(format!("removing {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,104 @@
+//! A machine from its first start to its removal.
+
+use std::time::Duration;
+
+use qemu::{Card, Forward, Instance, Link, Mac, PowerOff, Protocol, StartOptions, State, destroy};
+
+use crate::kit::{Guard, Lab, PATIENCE, console, console_until, emulation, read_from, start};
+
+/// Counts, and greets whoever connects to port 7000.
+const SCRIPT: &str = "
+ip link set eth0 up
+ip addr add 10.0.2.15/24 dev eth0
+(while :; do echo greetings-from-inside | nc -l -p 7000; done) 2>/dev/null &
+dd if=/dev/vda bs=512 count=1 2>/dev/null | head -c 5
+echo boot-number $RANDOM$RANDOM
+i=0
+while :; do i=$((i + 1)); echo tick $i; sleep 0.2; done
+";
+
+fn ticks(text: &str) -> usize {
+    text.lines().rev().find_map(|line| line.trim().strip_prefix("tick ")?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_boots_stands_goes_on_comes_back_and_powers_off() {
+    let lab = Lab::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let card = Card {
+        mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
+        link: Link::User {
+            network: "10.0.2.0/24".parse().unwrap(),
+            forwards: vec![Forward {
+                protocol: Protocol::Tcp,
+                host: format!("127.0.0.1:{port}").parse().unwrap(),
+                guest: 7000,
+            }],
+        },
+    };
+    let machine = lab.machine("m1", SCRIPT, vec![card]);
+    let _guard = Guard(machine.clone());
+    let found = Instance::at(&machine.directory);
+    assert_eq!(found.state().await.unwrap(), State::Absent);
+    let instance = start(&machine).await;
+    assert_eq!(found.state().await.unwrap(), State::Running);
+    let twice = qemu::start(&machine, &emulation(), &StartOptions::default()).await.unwrap_err().to_string();
+    assert!(twice.starts_with("machine m1 is already running"), "{twice}");
+    console_until(&machine, "the guest's first tick", |text| ticks(text) > 0).await;
+
+    // The forwarded port leads inside.
+    let greeting = read_from(port, "the greeting of the guest").await;
+    assert_eq!(greeting.trim(), "greetings-from-inside");
+
+    // Paused, and then on from where it stood.
+    instance.pause().await.unwrap();
+    assert_eq!(instance.state().await.unwrap(), State::Paused);
+    let stood = ticks(&console(&machine));
+    instance.resume().await.unwrap();
+    assert_eq!(instance.state().await.unwrap(), State::Running);
+    console_until(&machine, "a tick after the pause", |text| ticks(text) > stood).await;
+
+    // Saved, killed, and back in the same boot.
+    instance.save("ready").await.unwrap();
+    instance.save("ready").await.unwrap();
+    let saved = ticks(&console(&machine));
+    console_until(&machine, "a tick after saving", |text| ticks(text) > saved + 2).await;
+    instance.load("ready").await.unwrap();
+    assert!(
+        instance.load("never").await.unwrap_err().to_string().contains("never"),
+        "a wrong tag is refused"
+    );
+    let pid = instance.pid().unwrap().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(instance.ended_within(PATIENCE).await.unwrap());
+    assert_eq!(instance.state().await.unwrap(), State::Gone);
+    let error = instance.pause().await.unwrap_err().to_string();
+    assert!(error.ends_with("does not run: it was killed or crashed"), "{error}");
+    std::fs::write(&machine.console, "").unwrap();
+    let options = StartOptions { load: Some("ready".into()) };
+    let instance = qemu::start(&machine, &emulation(), &options).await.unwrap();
+    console_until(&machine, "a tick after loading", |text| ticks(text) >= saved).await;
+    assert!(
+        !console(&machine).contains("boot-number"),
+        "it must not have booted again: {}",
+        console(&machine)
+    );
+
+    // The power button, also while it stands.
+    instance.pause().await.unwrap();
+    assert_eq!(instance.power_off(PATIENCE).await.unwrap(), PowerOff::Guest);
+    assert!(console(&machine).contains("button-pressed"));
+    assert_eq!(instance.state().await.unwrap(), State::ShutDown);
+    assert_eq!(instance.power_off(PATIENCE).await.unwrap(), PowerOff::Already);
+
+    // Boots again, and is forced when the guest takes no notice: here it has no time to.
+    let instance = start(&machine).await;
+    assert_eq!(instance.power_off(Duration::ZERO).await.unwrap(), PowerOff::Forced);
+    assert_eq!(instance.state().await.unwrap(), State::ShutDown);
+
+    start(&machine).await;
+    destroy(&machine).await.unwrap();
+    assert_eq!(found.state().await.unwrap(), State::Absent);
+    assert!(!machine.disk.as_ref().unwrap().path.exists() && machine.console.exists());
+    destroy(&machine).await.unwrap();
+}

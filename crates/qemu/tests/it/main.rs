@@ -1,0 +1,7 @@
+//! The real QEMU with the smallest Linux in it, under software emulation.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail them")]
+
+mod failures;
+mod guest;
+mod kit;
+mod life;
