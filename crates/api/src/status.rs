@@ -36,6 +36,36 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason that has a name.
+    const NAMED: [Self; 20] = [
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::Conflict,
+        Self::Gone,
+        Self::Expired,
+        Self::Invalid,
+        Self::ServerTimeout,
+        Self::StoreReadError,
+        Self::Timeout,
+        Self::TooManyRequests,
+        Self::BadRequest,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::RequestEntityTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InternalError,
+        Self::ServiceUnavailable,
+        Self::NotImplemented,
+    ];
+
+    /// Returns the reason of this name; [`Reason::Unknown`] for one that is not upstream's.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        Self::NAMED.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Self::Unknown)
+    }
+
     /// Returns the reason as it stands in the object; empty for [`Reason::Unknown`].
     #[must_use]
     pub fn as_str(self) -> &'static str {

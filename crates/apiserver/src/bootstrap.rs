@@ -160,6 +160,7 @@ pub(crate) fn internal(server: &Arc<ApiServer>, target: Target) -> Result<Resour
         query: Query::default(),
         parts,
         warnings: parking_lot::Mutex::default(),
+        annotations: parking_lot::Mutex::default(),
     });
     Ok(Resource { call, kind, target, cached })
 }

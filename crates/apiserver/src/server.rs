@@ -27,6 +27,8 @@ use tokio::sync::watch;
 
 use crate::access::{Access, Authenticator, Tokens, UserInfo};
 use crate::admission::Admission;
+use crate::admission::webhook::config::Configurations;
+use crate::admission::webhook::{self, Webhooks};
 use crate::body::Body;
 use crate::cache::{Cache, Object};
 use crate::config::Config;
@@ -63,7 +65,7 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     pub(crate) kubelet: Kubelet,
     /// Every kind that is served at present.
-    pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) registry: Arc<ArcSwap<Registry>>,
     /// The kinds that are always served.
     pub(crate) base: Registry,
     pub(crate) clock: SharedClock,
@@ -96,6 +98,8 @@ pub(crate) struct Call {
     pub(crate) parts: http::request::Parts,
     /// Told to the client in `Warning` headers.
     pub(crate) warnings: Mutex<Vec<String>>,
+    /// What the audit log is to say of the request.
+    pub(crate) annotations: Mutex<Vec<(String, String)>>,
 }
 
 impl ApiServer {
@@ -120,16 +124,28 @@ impl ApiServer {
         }
         let access = Arc::new(Access::new());
         observe(&cache, &access);
+        let configurations = Arc::new(Configurations::default());
+        observe_webhooks(&cache, &configurations);
         cache.start(&tasks).await?;
         let kubelet = Kubelet::new(config.pki.kubelet_client.as_ref()).map_err(OpenError::Access)?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let key = config.pki.service_account_key.as_bytes();
         let tokens = Tokens::new(key, &issuer, clock.clone(), random.clone()).map_err(OpenError::Access)?;
         let tokens = Arc::new(tokens);
+        let base = registry.clone();
+        let registry = Arc::new(ArcSwap::from_pointee(registry));
+        let webhooks = Webhooks {
+            configurations,
+            registry: registry.clone(),
+            cache: cache.clone(),
+            random: random.clone(),
+            clock: clock.clone(),
+        };
+        let admission = Admission::standard(access.clone(), random.clone(), clock.clone());
         let server = Arc::new(Self {
             config,
             cache,
-            admission: Admission::standard(access.clone(), random.clone(), clock.clone()),
+            admission: admission.with_webhooks(webhooks),
             access,
             authenticator: Authenticator::new(tokens.clone(), clock.clone()),
             tokens,
@@ -137,8 +153,8 @@ impl ApiServer {
             documents: Documents::default(),
             metrics: Metrics::default(),
             kubelet,
-            registry: ArcSwap::from_pointee(registry.clone()),
-            base: registry,
+            registry,
+            base,
             clock,
             random,
             tasks,
@@ -211,6 +227,7 @@ impl ApiServer {
                     query,
                     parts,
                     warnings: Mutex::default(),
+                    annotations: Mutex::default(),
                 };
                 self.handle(call, body).await
             }
@@ -320,6 +337,16 @@ fn observe(cache: &Cache, access: &Arc<Access>) {
             }
             let (namespace, name) = key.split_once('/').unwrap_or(("", key));
             access.observe(resource, namespace, name, object.map(Object::value).as_ref());
+        }));
+    }
+}
+
+/// Lets admission see every change of the webhook configurations.
+fn observe_webhooks(cache: &Cache, configurations: &Arc<Configurations>) {
+    for resource in webhook::config::OBSERVED {
+        let configurations = configurations.clone();
+        cache.kind(resource).set_observer(Box::new(move |key, object, _| {
+            configurations.observe(resource, key, object.map(Object::value).as_ref());
         }));
     }
 }

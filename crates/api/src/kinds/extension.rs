@@ -1,6 +1,6 @@
 //! What extends the API: API services and custom resource definitions.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{cells, check};
 use crate::field::Path;
@@ -34,6 +34,8 @@ pub(super) fn api_service(kind: &mut Kind) {
                 }
             }
             if spec["service"].is_object() {
+                let why = "this API server does not pass requests on to other API servers yet";
+                errors.forbidden(&path.child("service"), why);
                 check::required(&spec["service"], "namespace", &path.child("service"), errors);
                 check::required(&spec["service"], "name", &path.child("service"), errors);
             }
@@ -106,6 +108,10 @@ pub(super) fn custom_definition(kind: &mut Kind) {
                     check::named(&lower, meta::dns_1035_label_errors, &names.child(key), errors);
                 }
             }
+            if text(spec, "conversion.strategy") == "Webhook" {
+                let why = "conversion by webhooks is not built into this API server yet";
+                errors.forbidden(&path.child("conversion").child("strategy"), why);
+            }
             let versions = list(spec, "versions");
             let stored = versions.iter().filter(|one| one["storage"] == true).count();
             if stored != 1 {
@@ -115,6 +121,11 @@ pub(super) fn custom_definition(kind: &mut Kind) {
             for (index, version) in versions.iter().enumerate() {
                 let at = path.child("versions").index(index);
                 check::named(text(version, "name"), meta::dns_1035_label_errors, &at.child("name"), errors);
+                if has_rules(&version["schema"]["openAPIV3Schema"]) {
+                    let why =
+                        "x-kubernetes-validations: rules in CEL are not evaluated by this API server yet";
+                    errors.forbidden(&at.child("schema").child("openAPIV3Schema"), why);
+                }
                 if version["schema"]["openAPIV3Schema"].is_null() {
                     errors.required(&at.child("schema").child("openAPIV3Schema"), "schemas are required");
                 }
@@ -135,4 +146,18 @@ pub(super) fn custom_definition(kind: &mut Kind) {
         unconditional_update: false,
         ..Strategy::GENERIC
     };
+}
+
+/// Says whether a schema has rules in CEL anywhere.
+fn has_rules(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => {
+            map.get("x-kubernetes-validations")
+                .and_then(Value::as_array)
+                .is_some_and(|rules| !rules.is_empty())
+                || map.values().any(has_rules)
+        }
+        Value::Array(items) => items.iter().any(has_rules),
+        _ => false,
+    }
 }

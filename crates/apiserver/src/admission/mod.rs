@@ -17,15 +17,19 @@ mod pod_security;
 mod priority;
 mod quota;
 mod service_account;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::registry::Kind;
 use api::status::{Resource, Status};
 use machinery::clock::SharedClock;
 use machinery::names::Random;
 use serde_json::Value;
 
+use self::webhook::rules::Named;
+use self::webhook::{Reinvocation, Webhooks};
 use crate::access::{Access, Lookup, UserInfo, text};
 
 pub use priority::system_classes;
@@ -46,6 +50,17 @@ pub enum Operation {
     Connect,
 }
 
+/// The kind of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupVersionKind<'a> {
+    /// The API group; empty for the core group.
+    pub group: &'a str,
+    /// The version.
+    pub version: &'a str,
+    /// The kind.
+    pub kind: &'a str,
+}
+
 /// A request as admission sees it.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -55,6 +70,12 @@ pub struct Request<'a> {
     pub operation: Operation,
     /// The API group of the resource; empty for the core group.
     pub group: &'a str,
+    /// The version of the resource.
+    pub version: &'a str,
+    /// The kind of `object`; of a subresource such as `scale` the kind that it speaks.
+    pub kind: GroupVersionKind<'a>,
+    /// The descriptor of `object`, where it is a whole object of the resource.
+    pub descriptor: Option<&'a Arc<Kind>>,
     /// The plural resource.
     pub resource: &'a str,
     /// The subresource; empty for the object itself.
@@ -67,10 +88,16 @@ pub struct Request<'a> {
     pub object: &'a mut Value,
     /// The object as it is, on update and delete.
     pub old: Option<&'a Value>,
+    /// The options of the request, such as `CreateOptions`; `Null` when no webhook or policy could ask.
+    pub options: Value,
+    /// The name was made here, of `generateName`: webhooks are not told before the object is checked.
+    pub generated: bool,
     /// Nothing will be stored.
     pub dry_run: bool,
     /// What the client shall be warned of. Plugins add to it.
     pub warnings: Vec<String>,
+    /// What the audit log shall say. Plugins add to it.
+    pub annotations: Vec<(String, String)>,
 }
 
 /// What plugins read, beside the request.
@@ -111,6 +138,9 @@ pub(crate) trait Plugin: Send + Sync {
 /// The plugins in their order.
 pub struct Admission {
     plugins: Vec<Box<dyn Plugin>>,
+    /// Comes after webhooks: what any other refuses must not be counted.
+    quota: quota::ResourceQuota,
+    webhooks: Option<Webhooks>,
     access: Arc<Access>,
     random: Random,
     clock: SharedClock,
@@ -139,10 +169,20 @@ impl Admission {
             Box::new(defaults::DefaultIngressClass),
             Box::new(certificates::Certificates),
             Box::new(owner_references::OwnerReferences),
-            // The last one: what any other refuses must not be counted.
-            Box::new(quota::ResourceQuota::default()),
         ];
-        Self { plugins, access, random, clock }
+        let quota = quota::ResourceQuota::default();
+        Self { plugins, quota, webhooks: None, access, random, clock }
+    }
+
+    /// Adds what is configured by objects of the API.
+    pub(crate) fn with_webhooks(mut self, webhooks: Webhooks) -> Self {
+        self.webhooks = Some(webhooks);
+        self
+    }
+
+    /// Says whether anybody wants to know the options of requests.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.webhooks.as_ref().is_some_and(|webhooks| webhooks.configurations.any())
     }
 
     /// Lets every plugin change the object.
@@ -152,6 +192,35 @@ impl Admission {
     pub async fn mutate(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
         namespace::await_namespace(request, world).await;
         service_account::await_account(request, world).await;
+        self.complete(request, world)?;
+        let Some(webhooks) = self.webhooks.as_ref().filter(|_| self.is_extended()) else { return Ok(()) };
+        let hidden = Hidden::take(request);
+        let result = self.extend(request, world, webhooks).await;
+        hidden.put_back(request);
+        result
+    }
+
+    /// Lets webhooks change the object, and everybody again who has not seen what they made of it.
+    async fn extend(
+        &self,
+        request: &mut Request<'_>,
+        world: &dyn World,
+        webhooks: &Webhooks,
+    ) -> Result<(), Status> {
+        let mut state = Reinvocation::default();
+        let before = request.object.clone();
+        webhooks.mutate(request, world, &mut state).await?;
+        if *request.object == before {
+            return Ok(());
+        }
+        self.complete(request, world)?;
+        if state.begin_again() {
+            webhooks.mutate(request, world, &mut state).await?;
+        }
+        Ok(())
+    }
+
+    fn complete(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
         let context = self.context(world);
         self.plugins.iter().try_for_each(|plugin| plugin.mutate(request, &context))
     }
@@ -160,9 +229,15 @@ impl Admission {
     ///
     /// # Errors
     /// What the first plugin that refuses the request says.
-    pub fn validate(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
-        let context = self.context(world);
-        self.plugins.iter().try_for_each(|plugin| plugin.validate(request, &context))
+    pub async fn validate(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
+        {
+            let context = self.context(world);
+            self.plugins.iter().try_for_each(|plugin| plugin.validate(request, &context))?;
+        }
+        if let Some(webhooks) = &self.webhooks {
+            webhooks.validate(request, world).await?;
+        }
+        self.quota.validate(request, &self.context(world))
     }
 
     fn context<'a>(&'a self, world: &'a dyn World) -> Context<'a> {
@@ -170,7 +245,46 @@ impl Admission {
     }
 }
 
+/// What upstream gives an object only after mutating admission, so that webhooks do not see it there.
+struct Hidden(Vec<(&'static str, Value)>);
+
+impl Hidden {
+    fn take(request: &mut Request<'_>) -> Self {
+        let mut taken = Vec::new();
+        if request.operation == Operation::Create
+            && request.subresource.is_empty()
+            && let Some(meta) = request.object["metadata"].as_object_mut()
+        {
+            let name = request.generated.then_some("name");
+            for key in ["uid", "creationTimestamp"].into_iter().chain(name) {
+                taken.extend(meta.remove(key).map(|value| (key, value)));
+            }
+        }
+        Self(taken)
+    }
+
+    fn put_back(self, request: &mut Request<'_>) {
+        let Some(meta) = request.object["metadata"].as_object_mut() else { return };
+        for (key, value) in self.0 {
+            // A webhook may have given the object a name of its own.
+            if key != "name" || meta.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+                meta.insert(key.to_owned(), value);
+            }
+        }
+    }
+}
+
 impl Request<'_> {
+    /// The resource as rules name it.
+    pub(crate) fn named(&self) -> Named<'_> {
+        Named { group: self.group, version: self.version, resource: self.resource }
+    }
+
+    /// The name as webhooks see it: none before one is generated.
+    pub(crate) fn shown_name(&self) -> &str {
+        if self.generated { text(self.object, "/metadata/name") } else { self.name }
+    }
+
     /// Says whether this is a request of `operation` for a resource of the core group itself.
     pub(crate) fn is(&self, operation: Operation, resource: &str) -> bool {
         self.operation == operation && self.is_for(resource, "")

@@ -109,17 +109,23 @@ impl<'a> Case<'a> {
                 _ => Operation::Connect,
             },
             group,
+            version: "v1",
+            kind: GroupVersionKind::default(),
+            descriptor: None,
             resource,
             subresource,
             namespace,
             name,
             object: &mut object,
             old: self.old.as_ref(),
+            options: Value::Null,
+            generated: false,
             dry_run: false,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         };
         futures::executor::block_on(admission.mutate(&mut request, world))?;
-        admission.validate(&mut request, world)?;
+        futures::executor::block_on(admission.validate(&mut request, world))?;
         let warnings = request.warnings;
         Ok((object, warnings))
     }

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use api::status::Status;
+use machinery::names::Random;
 use serde_json::Value;
 
 use super::{Dial, insecure};
+use crate::cache::Cache;
 use crate::rest::Resource;
 
 /// A name as proxies take it: `[scheme:]name[:port]`.
@@ -64,38 +66,86 @@ pub(super) async fn pod(resource: &Resource) -> Result<Dial, Status> {
     dial(address, port, place.secure)
 }
 
-/// Returns where a `services/proxy` call leads: one of the service's ready addresses.
-pub(super) async fn service(resource: &Resource) -> Result<Dial, Status> {
-    let place = parse(&resource.target.name, "service")?;
-    let server = &resource.call.server;
-    server.cache.current().await?;
-    let service = resource.read_one_of_name(place.name)?.value();
+/// Where a service's clients are to connect.
+pub(crate) enum Backend {
+    /// One of its ready addresses.
+    Address(SocketAddr),
+    /// The name and port that a service of type `ExternalName` stands for.
+    Host(String, u16),
+}
+
+/// Returns where a service leads. `port` is a port of the service by name or number; empty for its only one.
+///
+/// # Errors
+/// 503 when there is no such service, port or ready address.
+pub(crate) fn backend(
+    cache: &Cache,
+    random: &Random,
+    namespace: &str,
+    name: &str,
+    port: &str,
+) -> Result<Backend, Status> {
+    let key = crate::rest::key(namespace, name);
+    let service = cache.kind("services").get(&key).ok_or_else(|| {
+        Status::service_unavailable(format!("service {name:?} not found in namespace {namespace:?}"))
+    })?;
+    let service = service.value();
+    if service["spec"]["type"] == "ExternalName" {
+        let host = service["spec"]["externalName"].as_str().unwrap_or_default().to_owned();
+        return Ok(Backend::Host(host, port.parse().unwrap_or(443)));
+    }
     let ports = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
     // The name of a port is what endpoints know it by, so a number is looked up first.
-    let port = match (place.port, ports) {
+    let wanted = match (port, ports) {
         ("", [only]) => Some(only),
         ("", _) => ports.iter().find(|port| port["name"].as_str().unwrap_or_default().is_empty()),
         (text, _) => ports.iter().find(|port| {
             port["name"] == text || text.parse::<u64>().ok().is_some_and(|number| port["port"] == number)
         }),
     };
-    let unavailable = || {
-        Status::service_unavailable(format!("no endpoints available for service {:?}", resource.target.name))
-    };
-    let name = port.ok_or_else(unavailable)?["name"].as_str().unwrap_or_default();
-    let endpoints = resource.sibling("", "v1", "endpoints", place.name)?;
-    let Some(endpoints) = endpoints.objects()?.get(&endpoints.key()) else { return Err(unavailable()) };
-    let endpoints = endpoints.value();
-    let mut found: Vec<(IpAddr, u16)> = Vec::new();
+    let unavailable = || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
+    let wanted = wanted.ok_or_else(|| {
+        Status::service_unavailable(format!("no service port {port:?} found for service {name:?}"))
+    })?;
+    let wanted = wanted["name"].as_str().unwrap_or_default();
+    let endpoints = cache.kind("endpoints").get(&key).ok_or_else(unavailable)?.value();
+    let mut found: Vec<SocketAddr> = Vec::new();
     for subset in endpoints["subsets"].as_array().into_iter().flatten() {
         let matching = subset["ports"].as_array().into_iter().flatten();
-        for port in matching.filter(|port| port["name"].as_str().unwrap_or_default() == name) {
+        for port in matching.filter(|port| port["name"].as_str().unwrap_or_default() == wanted) {
             let Some(port) = number(&port["port"]) else { continue };
             let addresses = subset["addresses"].as_array().into_iter().flatten();
-            found.extend(addresses.filter_map(|address| Some((address["ip"].as_str()?.parse().ok()?, port))));
+            found
+                .extend(addresses.filter_map(|address| {
+                    Some(SocketAddr::new(address["ip"].as_str()?.parse().ok()?, port))
+                }));
         }
     }
-    let choice = usize::try_from(server.random.below(found.len() as u64)).unwrap_or(0);
-    let (address, port) = *found.get(choice).ok_or_else(unavailable)?;
-    dial(address, port, place.secure)
+    let choice = usize::try_from(random.below(found.len() as u64)).unwrap_or(0);
+    found.get(choice).copied().map(Backend::Address).ok_or_else(unavailable)
+}
+
+/// Returns where a `services/proxy` call leads: one of the service's ready addresses.
+pub(super) async fn service(resource: &Resource) -> Result<Dial, Status> {
+    let place = parse(&resource.target.name, "service")?;
+    let server = &resource.call.server;
+    server.cache.current().await?;
+    // A name that is not there is the client's mistake, not a service without endpoints.
+    resource.read_one_of_name(place.name)?;
+    let found = backend(&server.cache, &server.random, resource.namespace(), place.name, place.port)?;
+    match found {
+        Backend::Address(address) => dial(address.ip(), address.port(), place.secure),
+        Backend::Host(host, port) => {
+            let mut addresses = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|error| {
+                Status::service_unavailable(format!(
+                    "looking up {host:?} of service {:?}: {error}",
+                    place.name
+                ))
+            })?;
+            let address = addresses
+                .next()
+                .ok_or_else(|| Status::service_unavailable(format!("the name {host:?} has no address")))?;
+            dial(address.ip(), address.port(), place.secure)
+        }
+    }
 }

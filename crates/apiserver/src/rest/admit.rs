@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::status::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::Resource;
+use super::{DeleteOptions, Resource};
 use crate::access::Lookup;
-use crate::admission::{Operation, Request, World};
+use crate::admission::{GroupVersionKind, Operation, Request, World};
 use crate::cache::Cache;
 
 /// What a write is to admission.
@@ -19,13 +19,31 @@ pub(crate) struct Write<'a> {
     pub(crate) name: &'a str,
     pub(crate) old: Option<&'a Value>,
     pub(crate) dry_run: bool,
+    /// The name was generated here.
+    pub(crate) generated: bool,
+    /// The options of a deletion.
+    pub(crate) deletion: Option<&'a DeleteOptions>,
 }
 
 impl Resource {
     fn request<'a>(&'a self, write: Write<'a>, object: &'a mut Value) -> Request<'a> {
+        let own =
+            GroupVersionKind { group: &self.kind.group, version: &self.kind.version, kind: &self.kind.kind };
+        let kind = self.kind.subresource(write.subresource).map_or(own, |subresource| GroupVersionKind {
+            group: &subresource.group,
+            version: &subresource.version,
+            kind: &subresource.kind,
+        });
+        let extended = self.call.server.admission.is_extended();
         Request {
             user: &self.call.user,
             operation: write.operation,
+            version: &self.kind.version,
+            kind,
+            descriptor: (kind == own).then_some(&self.kind),
+            options: if extended { self.options_of(write) } else { Value::Null },
+            generated: write.generated,
+            annotations: Vec::new(),
             group: &self.kind.group,
             resource: &self.kind.plural,
             subresource: write.subresource,
@@ -38,22 +56,64 @@ impl Resource {
         }
     }
 
+    /// Returns the options of a write as webhooks see them.
+    fn options_of(&self, write: Write<'_>) -> Value {
+        let kind = match write.operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+            Operation::Connect => return Value::Null,
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if write.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if let Some(deletion) = write.deletion {
+            if let Some(seconds) = deletion.grace_seconds {
+                options["gracePeriodSeconds"] = seconds.into();
+            }
+            if let Some(propagation) = deletion.propagation {
+                options["propagationPolicy"] = format!("{propagation:?}").into();
+            }
+            for (key, value) in [("uid", &deletion.uid), ("resourceVersion", &deletion.resource_version)] {
+                if let Some(value) = value {
+                    options["preconditions"][key] = value.as_str().into();
+                }
+            }
+            return options;
+        }
+        for key in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = self.call.query.get(key).filter(|value| !value.is_empty()) {
+                options[key] = value.into();
+            }
+        }
+        options
+    }
+
     /// Lets admission complete the object, or refuse it.
     pub(crate) async fn mutate(&self, write: Write<'_>, object: &mut Value) -> Result<(), Status> {
         let server = &self.call.server;
         let mut request = self.request(write, object);
         let result = server.admission.mutate(&mut request, &*server.cache).await;
-        request.warnings.into_iter().for_each(|warning| self.call.warn(warning));
+        self.take_notes(request);
         result
     }
 
     /// Lets admission refuse the object as it will be stored.
-    pub(crate) fn admit(&self, write: Write<'_>, object: &mut Value) -> Result<(), Status> {
+    pub(crate) async fn admit(&self, write: Write<'_>, object: &mut Value) -> Result<(), Status> {
         let server = &self.call.server;
         let mut request = self.request(write, object);
-        let result = server.admission.validate(&mut request, &*server.cache);
-        request.warnings.into_iter().for_each(|warning| self.call.warn(warning));
+        let result = server.admission.validate(&mut request, &*server.cache).await;
+        self.take_notes(request);
         result
+    }
+
+    /// Keeps what admission wants the client and the audit log to be told.
+    fn take_notes(&self, request: Request<'_>) {
+        request.warnings.into_iter().for_each(|warning| self.call.warn(warning));
+        if !request.annotations.is_empty() {
+            self.call.annotations.lock().extend(request.annotations);
+        }
     }
 
     /// Admission of what is sent to a subresource that stores no object of its own, or of a connection.
@@ -69,9 +129,11 @@ impl Resource {
             name: &self.target.name,
             old: None,
             dry_run,
+            generated: false,
+            deletion: None,
         };
         self.mutate(write, object).await?;
-        self.admit(write, object)
+        self.admit(write, object).await
     }
 }
 

@@ -76,15 +76,19 @@ impl Resource {
                 name: &name,
                 old: None,
                 dry_run: options.dry_run,
+                generated,
+                deletion: None,
             };
             self.mutate(write, &mut object).await?;
             // What admission put in has defaults, too.
             self.kind.default(&mut object);
+            let name = api::meta::name(&object).to_owned();
+            let write = Write { name: &name, generated: false, ..write };
             self.kind.prepare_create(&mut object);
             let guard = self.allocate(&mut object, None, true).await?;
             self.check_escalation(&object, None)?;
             self.kind.validate_create(&object)?;
-            self.admit(write, &mut object)?;
+            self.admit(write, &mut object).await?;
             for warning in self.kind.warnings(&object) {
                 self.call.warn(warning);
             }

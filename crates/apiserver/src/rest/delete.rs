@@ -116,9 +116,11 @@ impl Resource {
                 name,
                 old: Some(&old),
                 dry_run: options.dry_run,
+                generated: false,
+                deletion: Some(options),
             };
             self.mutate(write, &mut Value::Null).await?;
-            self.admit(write, &mut Value::Null)?;
+            self.admit(write, &mut Value::Null).await?;
             match plan(&self.kind, old.clone(), options, server.clock.now())? {
                 Plan::Pending => return Ok(Deleted::Later(current)),
                 Plan::Remove => {

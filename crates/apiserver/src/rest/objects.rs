@@ -152,30 +152,46 @@ impl Resource {
             let old = self.shown(current.value());
             let mut new = change(&old)?;
             let named = self.check_preconditions(&mut new, &old)?;
+            // A scale is a view of the object: admission sees the view, as it was sent.
+            let scale = self.kind.scale.as_ref().filter(|_| self.target.subresource == "scale");
+            let old_scale = scale.map(|paths| paths.of(&old));
             let write = Write {
                 operation: Operation::Update,
                 subresource: match part {
+                    _ if scale.is_some() => "scale",
                     Part::Main => "",
                     Part::Status => "status",
                     Part::Other(name) => name,
                 },
                 name: &self.target.name,
-                old: Some(&old),
+                old: Some(old_scale.as_ref().unwrap_or(&old)),
                 dry_run: options.dry_run,
+                generated: false,
+                deletion: None,
             };
             carry_over(&mut new, &old);
             self.kind.default(&mut new);
             if !options.applied {
                 self.track(&mut new, &old, write.subresource, options);
             }
-            self.mutate(write, &mut new).await?;
+            match scale {
+                None => self.mutate(write, &mut new).await?,
+                Some(paths) => {
+                    let mut view = paths.of(&new);
+                    self.mutate(write, &mut view).await?;
+                    paths.apply(&mut new, &view);
+                }
+            }
             self.kind.default(&mut new);
             self.kind.prepare_update(&mut new, &old, part);
             let guard = self.allocate(&mut new, Some(&old), part == Part::Main).await?;
             self.check_escalation(&new, Some(&old))?;
             let kind = &self.kind;
             kind.validate_update(&new, &old, part)?;
-            self.admit(write, &mut new)?;
+            match scale {
+                None => self.admit(write, &mut new).await?,
+                Some(paths) => self.admit(write, &mut paths.of(&new)).await?,
+            }
             for warning in kind.warnings(&new) {
                 self.call.warn(warning);
             }

@@ -31,7 +31,8 @@ pub(super) async fn dispatch(resource: Resource, body: RequestBody) -> Result<Re
     }
     if crate::proxy::serves(&resource.kind, &name) {
         if name != "log" {
-            resource.admit_subresource(Operation::Connect, &mut Value::Null, false).await?;
+            let mut options = connect_options(&resource);
+            resource.admit_subresource(Operation::Connect, &mut options, false).await?;
         }
         return crate::proxy::dispatch(&resource, body).await;
     }
@@ -48,6 +49,39 @@ pub(super) async fn dispatch(resource: Resource, body: RequestBody) -> Result<Re
         (part, "patch") => resource.patch_part(&body, part_of(part)).await,
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// Returns what a connection is asked with, such as `PodExecOptions`, as admission sees it.
+fn connect_options(resource: &Resource) -> Value {
+    let Some(subresource) = resource.kind.subresource(&resource.target.subresource) else {
+        return Value::Null;
+    };
+    let query = &resource.call.query;
+    let mut options = json!({"kind": subresource.kind, "apiVersion": "v1"});
+    match subresource.name.as_ref() {
+        "exec" | "attach" => {
+            for key in ["stdin", "stdout", "stderr", "tty"] {
+                if query.is_set(key) {
+                    options[key] = true.into();
+                }
+            }
+            if let Some(container) = query.get("container") {
+                options["container"] = container.into();
+            }
+            let command: Vec<&str> = query.all("command").collect();
+            if !command.is_empty() {
+                options["command"] = command.into();
+            }
+        }
+        "portforward" => {
+            let ports: Vec<i64> = query.all("ports").filter_map(|port| port.parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = ports.into();
+            }
+        }
+        _ => options["path"] = resource.target.rest.as_str().into(),
+    }
+    options
 }
 
 fn part_of(subresource: &str) -> Part<'_> {

@@ -11,13 +11,15 @@ use serde_json::Value;
 pub(crate) struct Kit {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) client: kube::Client,
+    pub(crate) store: Arc<dyn store::Store>,
     _tasks: Tasks,
 }
 
 pub(crate) async fn kit() -> Kit {
-    let (server, tasks) = testing::start().await;
+    let store: Arc<dyn store::Store> = Arc::new(store::MemoryStore::new());
+    let (server, tasks) = testing::start_with(store.clone(), machinery::clock::system()).await;
     let client = testing::admin(&server);
-    Kit { server, client, _tasks: tasks }
+    Kit { server, client, store, _tasks: tasks }
 }
 
 /// An answer taken apart.

@@ -1,0 +1,319 @@
+//! Admission webhooks: other programs that complete or refuse objects.
+//!
+//! Mutating webhooks are called one after another in the order of their configurations' names, each seeing
+//! what the one before made of the object; validating ones at the same time. Nothing here holds a lock while
+//! a webhook is called.
+
+mod call;
+pub(crate) mod config;
+pub(crate) mod review;
+pub(crate) mod rules;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::patch;
+use api::registry::{Kind, Registry};
+use api::status::Status;
+use arc_swap::ArcSwap;
+use machinery::clock::SharedClock;
+use machinery::names::Random;
+use serde_json::Value;
+
+use self::call::{Client, Network};
+use self::config::{Configurations, Hook};
+use self::review::{Answer, Shown};
+use self::rules::As;
+use super::{GroupVersionKind, Operation, Request, World};
+use crate::cache::Cache;
+
+/// The name under which webhooks are called.
+const AGENT: &str = "kube-apiserver-admission";
+/// The versions of `AdmissionReview` that are spoken here.
+const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
+/// Calls the webhooks.
+pub(crate) struct Webhooks {
+    pub(crate) configurations: Arc<Configurations>,
+    pub(crate) registry: Arc<ArcSwap<Registry>>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) random: Random,
+    pub(crate) clock: SharedClock,
+}
+
+/// Which webhooks have been called for a request and must be called again.
+#[derive(Debug, Default)]
+pub(crate) struct Reinvocation {
+    again: bool,
+    /// Those that were called and want to be called again.
+    called: HashSet<usize>,
+    /// Those of `called` after which the object was changed.
+    due: HashSet<usize>,
+    /// What the last webhook left behind.
+    output: Option<Value>,
+}
+
+impl Reinvocation {
+    /// Says whether a second round is needed, and begins it.
+    pub(crate) fn begin_again(&mut self) -> bool {
+        self.again = !self.due.is_empty();
+        self.again
+    }
+
+    fn changed(&mut self) {
+        self.due.extend(self.called.drain());
+    }
+}
+
+/// A call that failed, as opposed to one that was answered with a refusal.
+struct Failed(String);
+
+/// A kind and the request's objects in it.
+struct Converted {
+    kind: Arc<Kind>,
+    object: Value,
+    old: Option<Value>,
+}
+
+impl Webhooks {
+    /// Lets the mutating webhooks change the object of `request`, or refuse it.
+    pub(crate) async fn mutate(
+        &self,
+        request: &mut Request<'_>,
+        world: &dyn World,
+        state: &mut Reinvocation,
+    ) -> Result<(), Status> {
+        let hooks = self.configurations.mutating();
+        if hooks.is_empty() || rules::is_exempt(request) {
+            return Ok(());
+        }
+        if state.again && state.output.as_ref().is_some_and(|output| *output != *request.object) {
+            // The server's own plugins have changed the object since.
+            state.changed();
+        }
+        for (index, hook) in hooks.iter().enumerate() {
+            if state.again && !state.due.contains(&index) {
+                continue;
+            }
+            let registry = self.registry.load();
+            let Some(found) = hook.matching.find(request, world, &registry)? else { continue };
+            let converted = self.converted(request, &found);
+            let round = usize::from(state.again);
+            let result = self.ask(hook, request, converted.as_ref(), true).await;
+            let changed = match self.settle(hook, request, result, "mutating")? {
+                Some(answer) => match answer.patch {
+                    Some(patch) => self.apply(hook, request, converted.as_ref(), &patch)?,
+                    None => false,
+                },
+                None => continue,
+            };
+            request.annotations.push((
+                format!("mutation.webhook.admission.k8s.io/round_{round}_index_{index}"),
+                format!(
+                    "{{\"configuration\":{:?},\"webhook\":{:?},\"mutated\":{changed}}}",
+                    hook.configuration, hook.name
+                ),
+            ));
+            if changed {
+                state.changed();
+            }
+            if hook.reinvoke {
+                state.called.insert(index);
+            }
+            state.output = Some(request.object.clone());
+        }
+        Ok(())
+    }
+
+    /// Lets the validating webhooks refuse the object of `request`.
+    pub(crate) async fn validate(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
+        let hooks = self.configurations.validating();
+        if hooks.is_empty() || rules::is_exempt(request) {
+            return Ok(());
+        }
+        let mut asked = Vec::new();
+        {
+            let registry = self.registry.load();
+            for hook in hooks.iter() {
+                if let Some(found) = hook.matching.find(request, world, &registry)? {
+                    asked.push((hook, self.converted(request, &found)));
+                }
+            }
+        }
+        let results = {
+            let request = &*request;
+            let calls =
+                asked.iter().map(|(hook, converted)| self.ask(hook, request, converted.as_ref(), false));
+            futures::future::join_all(calls).await
+        };
+        let mut first = None;
+        for ((hook, _), result) in asked.iter().zip(results) {
+            if let Err(status) = self.settle(hook, request, result, "validating") {
+                if first.is_some() {
+                    tracing::info!(webhook = hook.name, error = %status, "another webhook refuses the request, too");
+                }
+                first.get_or_insert(status);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Returns the request's objects as `found` says, unless that is as they are.
+    fn converted(&self, request: &Request<'_>, found: &As<'_>) -> Option<Converted> {
+        let As::Other(kind) = found else { return None };
+        let own = request.descriptor?;
+        let convert = |object: &Value| {
+            let mut object = object.clone();
+            if object.is_object() {
+                own.to_storage(&mut object);
+                kind.from_storage(&mut object);
+            }
+            object
+        };
+        Some(Converted {
+            kind: Arc::clone(kind),
+            object: convert(request.object),
+            old: request.old.map(convert),
+        })
+    }
+
+    /// Asks one webhook.
+    async fn ask(
+        &self,
+        hook: &Hook,
+        request: &Request<'_>,
+        converted: Option<&Converted>,
+        mutating: bool,
+    ) -> Result<Answer, Failed> {
+        let version = hook
+            .versions
+            .iter()
+            .find_map(|version| VERSIONS.into_iter().find(|known| known == version))
+            .ok_or_else(|| {
+                Failed("webhook does not accept known AdmissionReview versions (v1, v1beta1)".into())
+            })?;
+        let network =
+            Network { cache: self.cache.clone(), random: self.random.clone(), clock: self.clock.clone() };
+        let client = hook.client.get_or_init(|| Client::new(&hook.place, network));
+        let client =
+            client.as_ref().map_err(|error| Failed(format!("could not get REST client: {error}")))?;
+        let uid = self.random.uid();
+        let shown = match converted {
+            None => Shown {
+                kind: request.kind,
+                group: request.group,
+                version: request.version,
+                resource: request.resource,
+                object: request.object,
+                old: request.old,
+            },
+            Some(converted) => Shown {
+                kind: GroupVersionKind {
+                    group: &converted.kind.group,
+                    version: &converted.kind.version,
+                    kind: &converted.kind.kind,
+                },
+                group: &converted.kind.group,
+                version: &converted.kind.version,
+                resource: &converted.kind.plural,
+                object: &converted.object,
+                old: converted.old.as_ref(),
+            },
+        };
+        let question = review::question(request, &shown, &uid, version);
+        let within = hook.timeout.max(Duration::from_secs(1));
+        let review = client
+            .post(AGENT, &question, within, within)
+            .await
+            .map_err(|error| Failed(format!("failed to call webhook: {error}")))?;
+        review::answer(&review, &uid, version, mutating)
+            .map_err(|error| Failed(format!("received invalid webhook response: {error}")))
+    }
+
+    /// Makes of a call what the request becomes: the answer of who allows it, nothing where a failure is to
+    /// be ignored, or the refusal.
+    fn settle(
+        &self,
+        hook: &Hook,
+        request: &mut Request<'_>,
+        result: Result<Answer, Failed>,
+        what: &str,
+    ) -> Result<Option<Answer>, Status> {
+        match result {
+            Ok(answer) => {
+                for warning in &answer.warnings {
+                    request.warnings.push(warning.clone());
+                }
+                for (key, value) in &answer.annotations {
+                    request.annotations.push((format!("{}/{key}", hook.name), value.clone()));
+                }
+                if answer.allowed {
+                    return Ok(Some(answer));
+                }
+                Err(review::denied(&hook.name, &answer.result))
+            }
+            Err(Failed(why)) if hook.ignore_failure => {
+                tracing::warn!(
+                    webhook = hook.name,
+                    why,
+                    "failed calling a {what} webhook; the request goes on"
+                );
+                request.annotations.push((
+                    format!("failed-open.{what}.webhook.admission.k8s.io/{}", hook.configuration),
+                    hook.name.clone(),
+                ));
+                Ok(None)
+            }
+            Err(Failed(why)) => {
+                let text = format!("failed calling webhook {:?}: {why}", hook.name);
+                tracing::warn!(
+                    webhook = hook.name,
+                    why,
+                    "failed calling a {what} webhook; the request is refused"
+                );
+                Err(Status::internal(text))
+            }
+        }
+    }
+
+    /// Applies the patch of a webhook. Returns whether the object is another one now.
+    fn apply(
+        &self,
+        hook: &Hook,
+        request: &mut Request<'_>,
+        converted: Option<&Converted>,
+        patch: &Value,
+    ) -> Result<bool, Status> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Status::internal(format!(
+                "admission webhook {:?} answered with a patch that cannot be applied: {why}",
+                hook.name
+            ))
+        };
+        if request.operation == Operation::Delete || request.object.is_null() {
+            return Err(Status::internal(format!(
+                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                hook.name
+            )));
+        }
+        let mut object =
+            converted.map_or_else(|| request.object.clone(), |converted| converted.object.clone());
+        patch::json_patch(&mut object, patch).map_err(|error| failed(&error))?;
+        if let Some(own) = request.descriptor {
+            let kind = converted.map_or(own, |converted| &converted.kind);
+            kind.decode(&mut object)?;
+            kind.default(&mut object);
+            if let Some(converted) = converted {
+                converted.kind.to_storage(&mut object);
+                own.from_storage(&mut object);
+            }
+        }
+        let changed = object != *request.object;
+        *request.object = object;
+        Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
