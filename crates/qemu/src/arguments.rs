@@ -24,6 +24,15 @@ pub(crate) const PID_FILE: &str = "qemu.pid";
 /// The size of the translation cache under emulation, in MiB. The default grows to a gigabyte for each machine.
 const TRANSLATION_CACHE: u32 = 64;
 
+/// Returns the part of QEMU's arguments that says how instructions are run.
+pub(crate) fn acceleration_arguments(acceleration: &Acceleration) -> Vec<String> {
+    let (accelerator, processor) = match acceleration {
+        Acceleration::Kvm => ("kvm".into(), "host"),
+        Acceleration::Emulation { .. } => (format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE}"), "max"),
+    };
+    vec!["-accel".into(), accelerator, "-cpu".into(), processor.into()]
+}
+
 /// Returns QEMU's arguments; with `load`, it begins with that saved state.
 pub(crate) fn arguments(machine: &Machine, acceleration: &Acceleration, load: Option<&str>) -> Vec<OsString> {
     let mut list = List::default();
@@ -32,12 +41,9 @@ pub(crate) fn arguments(machine: &Machine, acceleration: &Acceleration, load: Op
     list.one("-nodefaults").one("-no-user-config");
     list.two("-display", "none");
     list.two("-machine", "q35");
-    match acceleration {
-        Acceleration::Kvm => list.two("-accel", "kvm").two("-cpu", "host"),
-        Acceleration::Emulation { .. } => {
-            list.two("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE}")).two("-cpu", "max")
-        }
-    };
+    for argument in acceleration_arguments(acceleration) {
+        list.one(argument);
+    }
     list.two("-smp", machine.cpus.to_string());
     list.two("-m", format!("size={}M", machine.memory));
     list.two("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny");

@@ -12,6 +12,8 @@ mod error;
 mod life;
 mod machine;
 pub mod overlay;
+#[cfg(target_os = "linux")]
+mod probe;
 pub mod qmp;
 #[cfg(target_os = "linux")]
 pub mod tap;
@@ -21,3 +23,5 @@ pub use error::{Error, Result, StartFailure};
 #[cfg(target_os = "linux")]
 pub use life::{Instance, PowerOff, StartOptions, State, destroy, start};
 pub use machine::{Card, DirectBoot, Disk, FirmwareFile, Forward, Link, Mac, Machine, Protocol};
+#[cfg(target_os = "linux")]
+pub use probe::{probe, try_guest};

@@ -5,3 +5,5 @@ mod failures;
 mod guest;
 mod kit;
 mod life;
+mod network;
+mod probe;
