@@ -1,15 +1,17 @@
-//! Reading objects from Kubernetes' protobuf encoding: four magic bytes and an envelope around a message.
+//! Kubernetes' protobuf encoding of objects: four magic bytes and an envelope around a message.
 //!
 //! What the messages look like stands in a table of facts (`src/facts/protobuf.txt`, written by
-//! `cargo xtask facts`). The result is the same JSON value that a client sending JSON would have sent: what
+//! `cargo xtask facts`). What is read is the same JSON value that a client sending JSON would have sent: what
 //! is zero and has no meaning is left out.
 
+mod encode;
 mod special;
 mod table;
 mod wire;
 
 use serde_json::{Map, Value};
 
+pub use encode::{Encoder, encode, watch_frame};
 use table::{Field, Message, Type};
 use wire::Reader;
 
@@ -76,9 +78,16 @@ pub fn decode(bytes: &[u8]) -> Result<Value> {
 /// Finds the message of a kind. The options of requests belong to every group.
 fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    crate::schema::of_kind(group, version, kind)
-        .and_then(|definition| table::message(&definition.name.replace('-', "_")))
-        .or_else(|| table::message(&format!("apimachinery.pkg.apis.meta.v1.{kind}")))
+    if group == "metrics.k8s.io" {
+        return table::message(&format!("metrics.pkg.apis.metrics.{version}.{kind}"));
+    }
+    if (group, version, kind) == ("meta.k8s.io", "v1beta1", "PartialObjectMetadataList") {
+        return table::message("apimachinery.pkg.apis.meta.v1beta1.PartialObjectMetadataList");
+    }
+    let own = crate::schema::of_kind(group, version, kind)
+        .and_then(|definition| table::message(&definition.name.replace('-', "_")));
+    let shared = matches!(group, "" | "meta.k8s.io") || kind.ends_with("Options");
+    own.or_else(|| table::message(&format!("apimachinery.pkg.apis.meta.v1.{kind}")).filter(|_| shared))
 }
 
 /// Decodes a message into the JSON value that stands for it; `Null` when it says nothing.
@@ -192,5 +201,7 @@ impl Message {
     }
 }
 
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests;

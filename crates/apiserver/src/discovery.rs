@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::body::Body;
-use crate::negotiate::Format;
+use crate::negotiate::{self, Offer};
 use crate::respond;
 use crate::server::Call;
 
@@ -43,7 +43,10 @@ pub(crate) fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<Body>,
         ["apis", group, version] => resources(&registry, group, version)?,
         _ => return Err(Status::no_such_resource()),
     };
-    Ok(respond::encode(StatusCode::OK, Format::Json, &value, call.query.is_set("pretty")))
+    let headers = &call.parts.headers;
+    let form = negotiate::choose(headers, Offer::PLAIN)
+        .ok_or_else(|| Status::not_acceptable(&negotiate::OFFERED))?;
+    Ok(respond::encode(StatusCode::OK, form.format, &value, respond::pretty(&call.query, headers)))
 }
 
 fn group_version(group: &str, version: &str) -> String {

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use api::protobuf::Encoder;
 use api::registry::Kind;
 use api::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::body::Body;
 use crate::cache::Object;
 use crate::negotiate::{Form, Format, Shape};
+use crate::path::Query;
 
 /// Which part of an object goes into a table's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,15 @@ impl View {
             describe(&mut response, StatusCode::OK, Format::Json);
             return response;
         }
+        if self.form == Form::PROTOBUF {
+            let values = objects.iter().map(|object| self.convert(object.value()));
+            let encoder = Encoder::of(&self.kind.api_version(), &self.kind.list_kind);
+            return match encoder.map(|encoder| encoder.list(&meta, values)) {
+                Some(Ok(bytes)) => whole(StatusCode::OK, Format::Protobuf, bytes.into()),
+                Some(Err(error)) => unencodable(&error),
+                None => unencodable(&format!("{} has no encoding", self.kind.list_kind)),
+            };
+        }
         let values = objects.iter().map(|object| self.convert(object.value())).collect();
         self.values(values, meta)
     }
@@ -151,9 +162,15 @@ pub(crate) fn partial(mut object: Value, version: &str) -> Value {
 /// Answers with a value.
 pub(crate) fn encode(code: StatusCode, format: Format, value: &Value, pretty: bool) -> Response<Body> {
     let (format, bytes) = match format {
+        Format::Protobuf => match api::protobuf::encode(value) {
+            Ok(bytes) => (Format::Protobuf, Bytes::from(bytes)),
+            Err(error) => return unencodable(&error),
+        },
         Format::Yaml => match serde_yaml::to_string(value) {
             Ok(text) => (Format::Yaml, Bytes::from(text)),
-            Err(error) => return failure(&Status::internal(format!("encoding YAML: {error}")), Format::Json),
+            Err(error) => {
+                return failure(&Status::internal(format!("encoding YAML: {error}")), Format::Json, false);
+            }
         },
         _ if pretty => {
             let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
@@ -169,6 +186,13 @@ pub(crate) fn encode(code: StatusCode, format: Format, value: &Value, pretty: bo
     whole(code, format, bytes)
 }
 
+/// Answers that an object has no protobuf encoding, although its kind has: what is stored is not what it
+/// should be.
+fn unencodable(error: &dyn std::fmt::Display) -> Response<Body> {
+    tracing::error!(%error, "encoding protobuf");
+    failure(&Status::internal(format!("encoding protobuf: {error}")), Format::Json, false)
+}
+
 /// Answers with bytes that are encoded already.
 pub(crate) fn whole(code: StatusCode, format: Format, bytes: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::from(bytes));
@@ -177,9 +201,9 @@ pub(crate) fn whole(code: StatusCode, format: Format, bytes: Bytes) -> Response<
 }
 
 /// Answers with a failure.
-pub(crate) fn failure(status: &Status, format: Format) -> Response<Body> {
+pub(crate) fn failure(status: &Status, format: Format, pretty: bool) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = encode(code, format, &status.to_value(), false);
+    let mut response = encode(code, format, &status.to_value(), pretty);
     if let Some(seconds) = status.details.as_ref().map(|details| details.retry_after_seconds)
         && seconds > 0
     {
@@ -194,6 +218,15 @@ pub(crate) fn text(code: StatusCode, text: impl Into<Body>) -> Response<Body> {
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+/// Whether a person reads the answer: the query says so, or the client is a browser or a command line tool.
+pub(crate) fn pretty(query: &Query, headers: &HeaderMap) -> bool {
+    if query.get("pretty").is_some_and(|value| !value.is_empty()) {
+        return query.is_set("pretty");
+    }
+    let agent = headers.get(USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    [&b"curl"[..], b"Wget", b"Mozilla/5.0"].iter().any(|person| agent.starts_with(person))
 }
 
 pub(crate) fn describe(response: &mut Response<Body>, code: StatusCode, format: Format) {

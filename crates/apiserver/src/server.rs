@@ -34,7 +34,7 @@ use crate::cache::{Cache, Object};
 use crate::config::Config;
 use crate::identity::{self, Certificates, LocalUser};
 use crate::metrics::Metrics;
-use crate::negotiate::{self, Format};
+use crate::negotiate::{self, Format, Offer};
 use crate::path::{Query, RequestInfo};
 use crate::proxy::Kubelet;
 use crate::respond;
@@ -217,6 +217,7 @@ impl ApiServer {
         let format = error_format(&parts);
         let compress = crate::openapi::takes_gzip(&parts.headers);
         let query = Query::parse(parts.uri.query());
+        let pretty = respond::pretty(&query, &parts.headers);
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         let result = match self.identify(&mut parts) {
             Ok(user) => {
@@ -233,7 +234,7 @@ impl ApiServer {
             }
             Err(status) => Err(status),
         };
-        let mut response = result.unwrap_or_else(|status| respond::failure(&status, format));
+        let mut response = result.unwrap_or_else(|status| respond::failure(&status, format, pretty));
         if let Some(id) = audit_id {
             response.headers_mut().insert("audit-id", id);
         }
@@ -365,7 +366,7 @@ pub(crate) async fn read(body: RequestBody) -> Result<Bytes, Status> {
 
 /// Errors are sent in the best of the plain forms that the client takes.
 fn error_format(parts: &http::request::Parts) -> Format {
-    negotiate::choose(&parts.headers, false, true).map_or(Format::Json, |form| form.format)
+    negotiate::choose(&parts.headers, Offer::PLAIN).map_or(Format::Json, |form| form.format)
 }
 
 /// The server as a service.

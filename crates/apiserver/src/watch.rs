@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::body::BodyError;
 use crate::cache::{Event, Forgotten, Object, Watcher};
+use crate::negotiate::Format;
 
 /// How often a client that asked for bookmarks is told how far it is.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -30,6 +31,11 @@ enum Type {
 }
 
 impl Type {
+    /// Where an event keeps the frame of this type and format.
+    fn slot(self, format: Format) -> usize {
+        self as usize + if format == Format::Protobuf { 3 } else { 0 }
+    }
+
     fn head(self) -> &'static [u8] {
         match self {
             Self::Added => br#"{"type":"ADDED","object":"#,
@@ -53,9 +59,9 @@ pub(crate) type Select = Box<dyn Fn(&Object) -> bool + Send + Sync>;
 /// Makes what is shown of an object; the flag is true for the first one.
 pub(crate) type Make = Box<dyn Fn(&Value, bool) -> Value + Send + Sync>;
 
-/// How the objects of a watch are encoded.
+/// What the objects of a watch are shown as.
 pub(crate) enum Encoding {
-    /// JSON as the cache holds it: the bytes of each event are shared by all watchers.
+    /// Objects as the cache holds them: the bytes of each event are shared by all watchers of a format.
     Shared,
     /// Something else, made for this watcher; `first` is true until an object was encoded.
     Made(Make),
@@ -70,6 +76,8 @@ pub(crate) struct Watch {
     pub(crate) announce: bool,
     pub(crate) select: Select,
     pub(crate) encoding: Encoding,
+    /// JSON or protobuf.
+    pub(crate) format: Format,
     pub(crate) bookmarks: bool,
     pub(crate) timeout: Duration,
     /// apiVersion and kind of what is watched, for bookmarks.
@@ -173,7 +181,10 @@ impl Running {
             (_, Some(previous)) if kind == Type::Deleted && !event.deleted => {
                 self.frame(kind, &previous.at(event.revision))
             }
-            (Encoding::Shared, _) => event.frame(kind as usize, || shared_frame(kind, &event.object)),
+            (Encoding::Shared, _) => {
+                let format = self.watch.format;
+                event.frame(kind.slot(format), || shared_frame(kind, &event.object, format))
+            }
             _ => self.frame(kind, &event.object),
         };
         self.ready.push_back(frame);
@@ -181,10 +192,10 @@ impl Running {
 
     fn frame(&mut self, kind: Type, object: &Object) -> Bytes {
         match &self.watch.encoding {
-            Encoding::Shared => shared_frame(kind, object),
+            Encoding::Shared => shared_frame(kind, object, self.watch.format),
             Encoding::Made(make) => {
                 let made = make(&object.value(), std::mem::take(&mut self.first));
-                line(&json!({"type": kind.name(), "object": made}))
+                frame(kind.name(), made, self.watch.format)
             }
         }
     }
@@ -197,12 +208,12 @@ impl Running {
         }
         let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         match &self.watch.encoding {
-            Encoding::Shared => line(&json!({"type": "BOOKMARK", "object": object})),
+            Encoding::Shared => frame("BOOKMARK", object, self.watch.format),
             Encoding::Made(make) => {
                 let mut made = make(&object, false);
                 // A table says its version in its own metadata.
                 made["metadata"] = object["metadata"].clone();
-                line(&json!({"type": "BOOKMARK", "object": made}))
+                frame("BOOKMARK", made, self.watch.format)
             }
         }
     }
@@ -229,16 +240,19 @@ impl Running {
     fn cut(&mut self, forgotten: Forgotten) {
         self.ended = true;
         let status = Status::too_old(forgotten.asked, forgotten.oldest);
-        self.ready.push_back(error_frame(&status));
+        self.ready.push_back(error_frame(&status, self.watch.format));
     }
 }
 
 /// Returns the frame that ends a watch with an error.
-pub(crate) fn error_frame(status: &Status) -> Bytes {
-    line(&json!({"type": "ERROR", "object": status.to_value()}))
+pub(crate) fn error_frame(status: &Status, format: Format) -> Bytes {
+    frame("ERROR", status.to_value(), format)
 }
 
-fn shared_frame(kind: Type, object: &Object) -> Bytes {
+fn shared_frame(kind: Type, object: &Object, format: Format) -> Bytes {
+    if format == Format::Protobuf {
+        return frame(kind.name(), object.value(), format);
+    }
     let head = kind.head();
     let mut frame = BytesMut::with_capacity(head.len() + object.bytes.len() + 2);
     frame.put_slice(head);
@@ -247,8 +261,20 @@ fn shared_frame(kind: Type, object: &Object) -> Bytes {
     frame.freeze()
 }
 
-fn line(value: &Value) -> Bytes {
-    let mut text = value.to_string();
+/// Encodes an event: a line of JSON, or a message with its length before it.
+fn frame(kind: &str, object: Value, format: Format) -> Bytes {
+    if format == Format::Protobuf {
+        return match api::protobuf::encode(&object) {
+            Ok(object) => api::protobuf::watch_frame(kind, &object).into(),
+            Err(error) => {
+                tracing::error!(%error, "encoding an event in protobuf");
+                let status = Status::internal(format!("encoding protobuf: {error}"));
+                let status = api::protobuf::encode(&status.to_value()).unwrap_or_default();
+                api::protobuf::watch_frame("ERROR", &status).into()
+            }
+        };
+    }
+    let mut text = json!({"type": kind, "object": object}).to_string();
     text.push('\n');
     text.into()
 }

@@ -45,6 +45,9 @@ pub(crate) fn render(messages: &Value, swagger: &Value) -> Result<String> {
         let mut fields = BTreeMap::new();
         for (field, facts) in messages[name].as_object().into_iter().flatten() {
             let number = facts["number"].as_u64().with_context(|| format!("{name}.{field} has no number"))?;
+            // The two documents spell some names differently: `Webhooks` and `webhooks`, `uID` and `uid`.
+            let spelled = properties.and_then(|all| all.keys().find(|key| key.eq_ignore_ascii_case(field)));
+            let field = spelled.unwrap_or(field);
             let mut ty = type_of(facts, name, messages, definitions);
             let inline = properties.is_some_and(|properties| !properties.contains_key(field));
             if inline && let Some(message) = ty.strip_prefix('#') {
@@ -62,7 +65,14 @@ pub(crate) fn render(messages: &Value, swagger: &Value) -> Result<String> {
 }
 
 fn is_wanted(name: &str) -> bool {
-    name.starts_with("apimachinery.pkg.apis.meta.v1.") || name.rsplit('.').nth(1).is_some_and(is_stable)
+    [
+        "apimachinery.pkg.apis.meta.v1.",
+        "apimachinery.pkg.apis.meta.v1beta1.",
+        "metrics.pkg.apis.metrics.v1beta1.",
+    ]
+    .iter()
+    .any(|package| name.starts_with(package))
+        || name.rsplit('.').nth(1).is_some_and(is_stable)
 }
 
 fn type_of(

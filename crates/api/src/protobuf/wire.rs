@@ -95,3 +95,90 @@ impl<'a> Found<'a> {
         }
     }
 }
+
+/// Puts a message together.
+#[derive(Debug)]
+pub(super) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Adds bytes that are encoded already.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(super) fn bytes(&mut self, number: u32, bytes: &[u8]) {
+        self.varint(u64::from(number) << 3 | 2);
+        self.varint(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Negative numbers take ten bytes, also the shorter types: so upstream writes them.
+    #[expect(clippy::cast_sign_loss, reason = "that is how negative numbers are encoded")]
+    pub(super) fn integer(&mut self, number: u32, value: i64) {
+        self.varint(u64::from(number) << 3);
+        self.varint(value as u64);
+    }
+
+    pub(super) fn double(&mut self, number: u32, value: f64) {
+        self.varint(u64::from(number) << 3 | 1);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Writes a field that is a message.
+    pub(super) fn message(&mut self, number: u32, fill: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let at = self.begin(number);
+        fill(self)?;
+        self.end(at);
+        Ok(())
+    }
+
+    /// Writes a field that is a message which cannot fail.
+    pub(super) fn open(&mut self, number: u32, fill: impl FnOnce(&mut Self)) {
+        let at = self.begin(number);
+        fill(self);
+        self.end(at);
+    }
+
+    /// Begins a field whose length is not known yet. Returns its place, for [`Writer::end`].
+    pub(super) fn begin(&mut self, number: u32) -> usize {
+        self.varint(u64::from(number) << 3 | 2);
+        self.0.push(0);
+        self.0.len()
+    }
+
+    /// Ends a field: one byte is kept for its length, longer ones move their content.
+    pub(super) fn end(&mut self, at: usize) {
+        let mut length = self.0.len() - at;
+        let mut bytes = [0_u8; 10];
+        let mut count = 0;
+        loop {
+            let low = (length & 0x7f) as u8;
+            length >>= 7;
+            bytes[count] = if length == 0 { low } else { low | 0x80 };
+            count += 1;
+            if length == 0 {
+                break;
+            }
+        }
+        self.0[at - 1] = bytes[0];
+        if count > 1 {
+            self.0.splice(at..at, bytes[1..count].iter().copied());
+        }
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+}

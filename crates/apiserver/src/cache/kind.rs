@@ -30,7 +30,7 @@ pub struct Event {
     /// Whether the object is gone now.
     pub deleted: bool,
     /// The encoded watch frames of this event, made by the first watcher that needs each.
-    frames: [OnceLock<Bytes>; 3],
+    frames: [OnceLock<Bytes>; 6],
 }
 
 impl Event {
@@ -38,7 +38,8 @@ impl Event {
         Self { revision: object.revision, object, previous, deleted, frames: Default::default() }
     }
 
-    /// Returns this event's JSON frame of type ADDED (0), MODIFIED (1) or DELETED (2), shared by all watchers.
+    /// Returns this event's frame of type ADDED (0), MODIFIED (1) or DELETED (2) in JSON, or in protobuf (3 to
+    /// 5), shared by all watchers.
     pub(crate) fn frame(&self, slot: usize, make: impl FnOnce() -> Bytes) -> Bytes {
         self.frames[slot].get_or_init(make).clone()
     }

@@ -11,6 +11,7 @@ mod update;
 
 use std::sync::Arc;
 
+use api::protobuf::Encoder;
 use api::registry::{Kind, Storage};
 use api::status::Status;
 use bytes::Bytes;
@@ -20,9 +21,9 @@ use serde_json::Value;
 use crate::body::Body;
 use crate::cache::{self, Cache};
 use crate::decode::{self, Decoded};
-use crate::negotiate;
+use crate::negotiate::{self, Offer};
 use crate::path::Target;
-use crate::respond::{Include, View};
+use crate::respond::{self, Include, View};
 use crate::server::{Call, RequestBody};
 
 pub(crate) use admit::Write;
@@ -155,20 +156,38 @@ impl Resource {
 
     /// How the client wants objects to be shown.
     pub(crate) fn view(&self) -> Result<View, Status> {
-        self.view_of(self.kind.clone(), true)
-    }
-
-    pub(crate) fn view_of(&self, kind: Arc<Kind>, shapes: bool) -> Result<View, Status> {
         let headers = &self.call.parts.headers;
-        let form = negotiate::choose(headers, false, shapes)
-            .ok_or_else(|| Status::not_acceptable(&negotiate::OFFERED))?;
+        let stream = self.call.info.verb == "watch";
+        let offer = Offer { protobuf: self.has_protobuf(), shapes: true, stream };
+        let form = negotiate::choose(headers, offer).ok_or_else(|| {
+            Status::not_acceptable(if stream { &negotiate::OFFERED_STREAMS } else { &negotiate::OFFERED[..] })
+        })?;
         Ok(View {
-            kind,
+            kind: self.kind.clone(),
             form,
             include: Include::parse(self.call.query.get("includeObject"))?,
-            pretty: self.call.query.is_set("pretty"),
+            pretty: respond::pretty(&self.call.query, headers),
             now: self.call.server.clock.now(),
         })
+    }
+
+    /// Whether what this call is about has a protobuf encoding. Custom resources have none, but their scale.
+    fn has_protobuf(&self) -> bool {
+        match self.kind.subresource(&self.target.subresource) {
+            Some(answer) if self.target.subresource == "scale" => {
+                Encoder::of(&format!("{}/{}", answer.group, answer.version), &answer.kind).is_some()
+            }
+            _ => Encoder::of(&self.kind.api_version(), &self.kind.kind).is_some(),
+        }
+    }
+
+    /// Decodes a body, of whatever kind it says it is.
+    pub(crate) fn read(&self, body: &Bytes) -> Result<Decoded, Status> {
+        let headers = &self.call.parts.headers;
+        if decode::media_type(headers) == negotiate::Format::Protobuf.content_type() && !self.has_protobuf() {
+            return Err(Status::unsupported_media_type(&decode::READ[..2]));
+        }
+        decode::object(headers, body)
     }
 
     /// The failure of a name that is not there.
@@ -178,7 +197,7 @@ impl Resource {
 
     /// Decodes a body and checks that it is of the kind and in the place of the path.
     pub(crate) fn decode(&self, body: &Bytes, kind: &Kind, options: &WriteOptions) -> Result<Value, Status> {
-        let decoded = decode::object(&self.call.parts.headers, body)?;
+        let decoded = self.read(body)?;
         self.accept(decoded, kind, options)
     }
 

@@ -14,7 +14,7 @@ use super::options::{Cursor, Version};
 use super::{ListOptions, Resource};
 use crate::body::Body;
 use crate::cache::{Forgotten, Object, Slice};
-use crate::negotiate::{Form, Format, Shape};
+use crate::negotiate::{Format, Shape};
 use crate::respond::View;
 use crate::watch::{self, Encoding, Watch};
 
@@ -208,6 +208,7 @@ impl Resource {
                         announce: options.send_initial == Some(true),
                         select: Box::new(move |object| selection.matches(object)),
                         encoding,
+                        format: view.form.format,
                         bookmarks: options.bookmarks,
                         timeout: options.timeout.unwrap_or(WATCH_AT_LEAST + Duration::from_secs(spread)),
                         type_meta: (self.kind.api_version(), self.kind.kind.to_string()),
@@ -217,13 +218,13 @@ impl Resource {
                 )
             }
             Err(Forgotten { asked, oldest }) => {
-                Body::from(watch::error_frame(&Status::too_old(asked, oldest)))
+                Body::from(watch::error_frame(&Status::too_old(asked, oldest), view.form.format))
             }
         };
         let mut response = Response::new(body);
-        let content_type = match view.form.shape {
-            Shape::Native => "application/json",
-            Shape::Table(_) | Shape::Partial(_) => "application/json;stream=watch",
+        let content_type = match view.form.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
         };
         let headers = response.headers_mut();
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -234,10 +235,10 @@ impl Resource {
 
 /// Chooses how the events of a watch are encoded.
 fn encoding(view: &View) -> Encoding {
-    if view.form == Form::JSON && view.kind.is_stored_form() {
+    if view.form.shape == Shape::Native && view.kind.is_stored_form() {
         return Encoding::Shared;
     }
-    let view = View { form: Form { format: Format::Json, ..view.form }, ..view.clone() };
+    let view = view.clone();
     Encoding::Made(Box::new(move |object: &Value, first| {
         let object = view.convert(object.clone());
         match view.form.shape {

@@ -13,7 +13,6 @@ use crate::access;
 use crate::admission::Operation;
 use crate::body::Body;
 use crate::cache::Object;
-use crate::decode;
 use crate::server::RequestBody;
 
 /// Serves a request for a subresource.
@@ -143,7 +142,7 @@ impl Resource {
     }
 
     async fn update_scale(&self, body: &Bytes) -> Result<Response<Body>, Status> {
-        let scale = decode::object(&self.call.parts.headers, body)?.value;
+        let scale = self.read(body)?.value;
         self.write_scale("UpdateOptions", &|_| Ok(scale.clone())).await
     }
 
@@ -177,7 +176,7 @@ impl Resource {
 
     /// Issues a token for a service account.
     async fn token(&self, body: &Bytes) -> Result<Response<Body>, Status> {
-        let mut request = decode::object(&self.call.parts.headers, body)?.value;
+        let mut request = self.read(body)?.value;
         self.admit_subresource(Operation::Create, &mut request, false).await?;
         let account = self.read_one().await?.value();
         let server = &self.call.server;
@@ -187,7 +186,7 @@ impl Resource {
 
     async fn bind(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let options = WriteOptions::parse(&self.call.query, "CreateOptions")?;
-        let mut binding = decode::object(&self.call.parts.headers, body)?.value;
+        let mut binding = self.read(body)?.value;
         self.admit_subresource(Operation::Create, &mut binding, options.dry_run).await?;
         self.bind_to(&self.target.name, &binding, &options).await?;
         let view = self.view()?;
@@ -244,7 +243,7 @@ impl Resource {
 
     /// Deletes a pod unless a disruption budget forbids it.
     async fn evict(&self, body: &Bytes) -> Result<Response<Body>, Status> {
-        let mut eviction = decode::object(&self.call.parts.headers, body)?.value;
+        let mut eviction = self.read(body)?.value;
         let options = DeleteOptions::parse(Some(&eviction["deleteOptions"]), &self.call.query)?;
         self.admit_subresource(Operation::Create, &mut eviction, options.dry_run).await?;
         let pod = self.read_one().await?.value();

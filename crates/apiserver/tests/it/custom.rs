@@ -10,7 +10,7 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
 /// Reads `uri` until the answer is as wanted.
-async fn until(kit: &Kit, uri: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+pub(crate) async fn until(kit: &Kit, uri: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
         let answer = kit.get(uri).await;

@@ -26,10 +26,18 @@ pub(crate) async fn kit() -> Kit {
 pub(crate) struct Answer {
     pub(crate) code: StatusCode,
     pub(crate) headers: http::HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+    /// The bytes as text; what is no text is replaced.
     pub(crate) text: String,
 }
 
 impl Answer {
+    /// The object of a protobuf answer.
+    pub(crate) fn protobuf(&self) -> Value {
+        assert_eq!(self.headers["content-type"], "application/vnd.kubernetes.protobuf", "{}", self.text);
+        api::protobuf::decode(&self.bytes).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
@@ -37,20 +45,27 @@ impl Answer {
 
 impl Kit {
     /// Sends one request; `headers` are `Name: value`.
-    pub(crate) async fn send(&self, method: &str, uri: &str, headers: &[&str], body: &str) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        uri: &str,
+        headers: &[&str],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(uri);
         for header in headers {
             let (name, value) = header.split_once(": ").unwrap();
             request = request.header(name, value);
         }
-        let request = request.body(kube::client::Body::from(body.as_bytes().to_vec())).unwrap();
+        let request = request.body(kube::client::Body::from(body.as_ref().to_vec())).unwrap();
         let response = self.client.send(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Answer {
             code: parts.status,
             headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes: bytes.to_vec(),
         }
     }
 

@@ -9,6 +9,7 @@ mod basics;
 mod custom;
 mod hooks;
 mod kit;
+mod negotiating;
 mod proxying;
 mod watching;
 mod webhooks;
