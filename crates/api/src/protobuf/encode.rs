@@ -163,7 +163,7 @@ fn one(ty: &Type, number: u32, value: &Value, out: &mut Writer) -> Result<()> {
         (Type::Bool, Value::Bool(flag)) => out.integer(number, i64::from(*flag)),
         (Type::Double, Value::Number(float)) => out.double(number, float.as_f64().unwrap_or_default()),
         (Type::Texts, Value::Array(list)) => {
-            out.message(number, |out| list.iter().try_for_each(|text| one(&Type::Text, 1, text, out)))?
+            out.message(number, |out| list.iter().try_for_each(|text| one(&Type::Text, 1, text, out)))?;
         }
         (Type::Message(name), value) => {
             let inner = table::known(name)?;
