@@ -103,7 +103,7 @@ pub(crate) struct Machine {
     pub(crate) labels: BTreeMap<String, String>,
     /// The programs that run on it, in the order in which they start.
     pub(crate) units: Vec<Unit>,
-    /// The files that it needs beside the executable.
+    /// The cluster's own files that it needs beside the executable.
     pub(crate) files: Vec<String>,
 }
 

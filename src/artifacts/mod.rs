@@ -1,4 +1,5 @@
-//! The rendered files of a cluster, from a plan and its certificates. Pure: nothing here touches the disk.
+//! The rendered files of a cluster, from a plan, its certificates and what it is given. Only certificates and keys
+//! are read from the disk and made there, since that is what makes the rest reproducible.
 
 pub(crate) mod kubeconfig;
 pub(crate) mod pki;
@@ -6,7 +7,7 @@ pub(crate) mod render;
 pub(crate) mod vm;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
 use crate::plan::{KUBELET_PORT, Machine, PKI_DIRECTORY, Plan, Role};
@@ -34,7 +35,42 @@ impl File {
     }
 }
 
-/// Returns the files that `machine` needs beside the executable, by path.
+/// Returns every file that `machine` needs beside the executable, by path: what is written to it by each `up`. Of a
+/// virtual machine (which has `given`) these are also the files of its operating system.
+///
+/// # Errors
+/// When a certificate of the plan is missing from `pki`, or a template cannot be rendered.
+pub(crate) fn all_files(
+    plan: &Plan,
+    machine: &Machine,
+    pki: &Pki,
+    given: Option<&vm::Given>,
+) -> Result<Vec<File>> {
+    let mut files = machine_files(plan, machine, pki)?;
+    if let Some(given) = given {
+        files.extend(vm::system(plan, machine, given)?.files());
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    Ok(files)
+}
+
+/// Writes artifacts below `directory`, each one whole or not at all. What is below `machines` has keys in it or
+/// tells how to get in: that directory is for its owner alone.
+///
+/// # Errors
+/// The first file that could not be written, by name.
+pub(crate) fn write_files(directory: &Path, files: &[File]) -> Result<()> {
+    let private = directory.join("machines");
+    fs_err::create_dir_all(&private)?;
+    fs_err::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    for File { path, contents, mode } in files {
+        let path = directory.join(path);
+        machinery::files::replace(&path, contents, *mode).context(format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Returns the cluster's own files that `machine` needs beside the executable, by path.
 ///
 /// # Errors
 /// When a certificate of the plan is missing from `pki`.

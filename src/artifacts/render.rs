@@ -5,11 +5,25 @@ use tera::{Kwargs, State, TeraResult, Value};
 use crate::error::{Context, Result};
 
 /// The templates, by the name that [`render`] takes.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 18] = [
     ("kubeconfig.yaml", include_str!("../../templates/kubeconfig.yaml.tera")),
-    ("machine.yaml", include_str!("../../ignition/machine.yaml.tera")),
     ("unit.service", include_str!("../../templates/unit.service.tera")),
+    ("trust.service", include_str!("../../templates/trust.service.tera")),
     ("Vagrantfile", include_str!("../../templates/Vagrantfile.tera")),
+    ("machine.yaml", include_str!("../../ignition/machine.yaml.tera")),
+    ("node.network", include_str!("../../ignition/files/node.network.tera")),
+    ("pods.network", include_str!("../../ignition/files/pods.network.tera")),
+    ("networkd.conf", include_str!("../../ignition/files/networkd.conf.tera")),
+    ("node.nmconnection", include_str!("../../ignition/files/node.nmconnection.tera")),
+    ("networkmanager.conf", include_str!("../../ignition/files/networkmanager.conf.tera")),
+    ("flatcar-update.conf", include_str!("../../ignition/files/flatcar-update.conf.tera")),
+    ("zincati.toml", include_str!("../../ignition/files/zincati.toml.tera")),
+    ("sysctl.conf", include_str!("../../ignition/files/sysctl.conf.tera")),
+    ("modules.conf", include_str!("../../ignition/files/modules.conf.tera")),
+    ("containerd.toml", include_str!("../../ignition/files/containerd.toml.tera")),
+    ("containerd-config.conf", include_str!("../../ignition/files/containerd-config.conf.tera")),
+    ("proxy.env", include_str!("../../ignition/files/proxy.env.tera")),
+    ("proxy.conf", include_str!("../../ignition/files/proxy.conf.tera")),
 ];
 
 /// Renders a template. A variable that is not there is an error.

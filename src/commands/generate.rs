@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::Session;
-use crate::artifacts::{File, admin_kubeconfig, machine_files, pki, vm};
+use crate::artifacts::vm::{self, Given};
+use crate::artifacts::{File, admin_kubeconfig, all_files, pki, write_files};
 use crate::error::{Context, Result};
 use crate::plan::{Image, Plan, Role, count, plan};
 use crate::spec::{Overrides, ProviderKind};
@@ -98,32 +99,31 @@ fn size(bytes: u64) -> String {
 /// Runs `cluster generate`.
 pub(super) fn run(session: &Session<'_>, directory: &Path, overrides: &Overrides) -> Result<()> {
     let plan = plan(&session.asked(overrides)?);
+    let number = write(&plan, directory, machinery::clock::system().now())?;
+    session.ui.note(&format!("{} in {}", count(number, "file"), directory.display()));
+    Ok(())
+}
+
+/// Writes every file that `up` would make; returns their number.
+fn write(plan: &Plan, directory: &Path, now: jiff::Timestamp) -> Result<u32> {
     fs_err::create_dir_all(directory.join("pki"))?;
-    let (pki, _) = pki::ensure(&directory.join("pki"), &plan.certificates, machinery::clock::system().now())?;
-    let mut files = vec![File {
-        path: "kubeconfig".into(),
-        contents: admin_kubeconfig(&plan, &pki)?.into(),
-        mode: 0o600,
-    }];
+    let (pki, _) = pki::ensure(&directory.join("pki"), &plan.certificates, now)?;
+    let given = match plan.spec.provider {
+        ProviderKind::Local => None,
+        ProviderKind::Vagrant | ProviderKind::Qemu => Some(Given::ensure(plan, directory)?),
+    };
+    let mut files =
+        vec![File { path: "kubeconfig".into(), contents: admin_kubeconfig(plan, &pki)?.into(), mode: 0o600 }];
     for machine in &plan.machines {
-        for file in machine_files(&plan, machine, &pki)? {
+        for file in all_files(plan, machine, &pki, given.as_ref())? {
             files.push(File { path: format!("machines/{}{}", machine.name, file.path), ..file });
         }
     }
-    if plan.spec.provider != ProviderKind::Local {
-        if plan.spec.ssh.as_ref().is_some_and(|ssh| ssh.public_key.is_none()) {
-            session.ui.warn("the spec has no ssh.publicKey: nobody can log in to these machines");
-        }
-        files.extend(vm::files(&plan, &pki)?);
+    if let Some(given) = &given {
+        files.extend(vm::files(plan, given)?);
     }
-    for file in &files {
-        let path = directory.join(&file.path);
-        machinery::files::replace(&path, &file.contents, file.mode)
-            .context(format!("writing {}", path.display()))?;
-    }
-    let number = count(u32::try_from(files.len()).unwrap_or(u32::MAX), "file");
-    session.ui.note(&format!("{number} in {}", directory.display()));
-    Ok(())
+    write_files(directory, &files)?;
+    Ok(u32::try_from(files.len()).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
