@@ -112,6 +112,48 @@ where
     }
 }
 
+/// The pauses between attempts that the caller makes itself, each with a limit of its own. For futures that
+/// have to be `Send`, which those of an async closure are not.
+pub struct Tries<'a> {
+    what: &'a str,
+    deadline: Duration,
+    backoff: Backoff,
+    clock: &'a dyn Clock,
+    random: &'a Random,
+    began: jiff::Timestamp,
+    failures: u32,
+}
+
+impl<'a> Tries<'a> {
+    /// Begins now; no attempt is to begin after `deadline`.
+    #[must_use]
+    pub fn new(
+        what: &'a str,
+        deadline: Duration,
+        backoff: Backoff,
+        clock: &'a dyn Clock,
+        random: &'a Random,
+    ) -> Self {
+        Self { what, deadline, backoff, clock, random, began: clock.now(), failures: 0 }
+    }
+
+    /// Waits until the next attempt is due, after one that has seen `last`.
+    ///
+    /// # Errors
+    /// When the deadline has passed or would pass in the meantime.
+    pub async fn again(&mut self, last: impl Display) -> Result<(), WaitError<std::convert::Infallible>> {
+        let pause = self.backoff.delay(self.failures, self.random);
+        self.failures = self.failures.saturating_add(1);
+        let spent = self.clock.now().duration_since(self.began).unsigned_abs();
+        if spent + pause > self.deadline {
+            let (what, after) = (self.what.to_owned(), self.deadline);
+            return Err(WaitError::Deadline { what, after, last: last.to_string() });
+        }
+        self.clock.after(pause).await;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +172,22 @@ mod tests {
         .await
         .unwrap_err();
         assert!(error.to_string().ends_with("waiting for the moon; last seen: half"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn tries_end_at_the_deadline_with_the_last_state_seen() {
+        let random = Random::seeded(1);
+        let backoff = Backoff { first: Duration::from_millis(1), ..Backoff::QUICK };
+        let mut tries = Tries::new("the moon", Duration::from_millis(20), backoff, &SystemClock, &random);
+        let mut pauses = 0;
+        let error = loop {
+            match tries.again(format_args!("phase {pauses}")).await {
+                Ok(()) => pauses += 1,
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(pauses > 1, "{error}");
+        assert!(error.ends_with(&format!("waiting for the moon; last seen: phase {pauses}")), "{error}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The embedded engine: one committer thread over an LSM tree, one fsync for all writers that wait.
 //!
-//! On disk there are three keyspaces. `log` holds a record for each revision (see [`record`]); `index` maps a
-//! live key to its creating and its last revision; `meta` holds the format and the compaction point. A value
-//! is stored once, in the record of the revision that wrote it. Compaction drops the records that a later
+//! On disk there are four keyspaces. `log` holds a record for each revision (see [`record`]); `index` maps a
+//! live key to its creating and its last revision; `meta` holds the format and the compaction point; `expiry`
+//! says when the entry of a revision is to go (time, then revision). A value is stored once, in the record of the revision that wrote it. Compaction drops the records that a later
 //! record at or before the compaction point has replaced, as etcd does.
 
 mod committer;
@@ -10,6 +10,7 @@ mod record;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,10 +23,12 @@ use self::committer::{Command, Committer, Request};
 use self::record::{Position, Record};
 use crate::hub::{Backlog, Hub};
 use crate::undo::{self, check_revision};
-use crate::{Change, Entry, Error, Event, Events, Expect, Page, Range, Result, Revision, Store};
+use crate::{
+    Change, Entry, Error, Event, Events, Expect, Health, Page, Range, Result, Revision, Store, check_write,
+};
 
-/// The disk format that this code writes. It reads this one only.
-const FORMAT: u64 = 1;
+/// The disk format that this code writes: 2 has `expiry`. It reads format 1, too, which becomes 2.
+const FORMAT: u64 = 2;
 
 /// Writers that may wait for the committer before the next one is held back.
 const QUEUE: usize = 1024;
@@ -53,7 +56,21 @@ impl Default for Options {
 pub struct EmbeddedStore {
     disk: Arc<Disk>,
     hub: Arc<Hub>,
-    requests: mpsc::Sender<Command>,
+    /// Gone only while the store is dropped.
+    requests: Option<mpsc::Sender<Command>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl Drop for EmbeddedStore {
+    /// Waits for the writes that were accepted, and leaves the directory to the next who opens it.
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(committer) = self.committer.take()
+            && committer.join().is_err()
+        {
+            tracing::error!("the committer of the store has panicked");
+        }
+    }
 }
 
 /// The keyspaces; shared by the committer, which alone writes, and the readers.
@@ -63,6 +80,7 @@ struct Disk {
     log: Keyspace,
     index: Keyspace,
     meta: Keyspace,
+    expiry: Keyspace,
 }
 
 impl std::fmt::Debug for Disk {
@@ -183,20 +201,35 @@ impl EmbeddedStore {
                 .map_err(explain)
         };
         let (log, index, meta) = (keyspace("log")?, keyspace("index")?, keyspace("meta")?);
-        let disk = Arc::new(Disk { path: path.into(), database, log, index, meta });
+        let expiry = keyspace("expiry")?;
+        let disk = Arc::new(Disk { path: path.into(), database, log, index, meta, expiry });
         let (revision, compacted) = disk.check()?;
         let hub = Arc::new(Hub::new(revision));
         let (requests, queue) = mpsc::channel(QUEUE);
-        Committer::new(disk.clone(), hub.clone(), clock, options.history, revision, compacted)
-            .start(queue)
-            .map_err(|error| Error::Unavailable(format!("starting the committer thread: {error}")))?;
-        Ok(Self { disk, hub, requests })
+        let committer =
+            Committer::new(disk.clone(), hub.clone(), clock, options.history, revision, compacted)
+                .start(queue)
+                .map_err(|error| Error::Unavailable(format!("starting the committer thread: {error}")))?;
+        Ok(Self { disk, hub, requests: Some(requests), committer: Some(committer) })
+    }
+
+    async fn write(&self, key: &str, value: Bytes, expect: Expect, life: Option<Duration>) -> Result<Entry> {
+        check_write(key, &value)?;
+        match self.submit(key, Request::Put { value, expect, life }).await?.change {
+            Change::Put { entry, .. } => Ok(entry),
+            Change::Delete { .. } => Err(self.disk.damaged("a put was answered as a delete")),
+        }
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        let requests = self.requests.as_ref().ok_or_else(closed)?;
+        requests.send(command).await.map_err(|_| closed())
     }
 
     async fn submit(&self, key: &str, request: Request) -> Result<Event> {
         let (answer, answered) = oneshot::channel();
         let command = Command::Write { key: Arc::from(key), request, answer };
-        self.requests.send(command).await.map_err(|_| closed())?;
+        self.send(command).await?;
         answered.await.map_err(|_| closed())?
     }
 }
@@ -210,12 +243,19 @@ fn fs_create(path: &Path) -> Result<()> {
 }
 
 impl Disk {
+    fn mark_format(&self) -> Result<()> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.meta, "format", FORMAT.to_be_bytes());
+        batch.commit().map_err(|error| self.unavailable(&error))
+    }
+
     /// Checks that format, counters and records fit together; returns the current revision and the
     /// compaction point.
     fn check(&self) -> Result<(Revision, Revision)> {
         let view = self.database.snapshot();
         match self.number(&view, "format")? {
             Some(FORMAT) => {}
+            Some(1) => self.mark_format()?,
             Some(newer) if newer > FORMAT => {
                 return Err(Error::Damaged(format!(
                     "{} was written in format {newer} by a newer version; this one reads format {FORMAT}: \
@@ -225,9 +265,7 @@ impl Disk {
             }
             Some(other) => return Err(self.damaged(&format!("format {other} is not known"))),
             None => {
-                let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-                batch.insert(&self.meta, "format", FORMAT.to_be_bytes());
-                batch.commit().map_err(|error| self.unavailable(&error))?;
+                self.mark_format()?;
                 return Ok((0, 0));
             }
         }
@@ -284,10 +322,11 @@ impl Store for EmbeddedStore {
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
-        match self.submit(key, Request::Put { value, expect }).await?.change {
-            Change::Put { entry, .. } => Ok(entry),
-            Change::Delete { .. } => Err(self.disk.damaged("a put was answered as a delete")),
-        }
+        self.write(key, value, expect, None).await
+    }
+
+    async fn put_for(&self, key: &str, value: Bytes, expect: Expect, life: Duration) -> Result<Entry> {
+        self.write(key, value, expect, Some(life)).await
     }
 
     async fn delete(&self, key: &str, expect: Revision) -> Result<Revision> {
@@ -321,7 +360,41 @@ impl Store for EmbeddedStore {
 
     async fn compact(&self, revision: Revision) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Command::Compact { revision, answer }).await.map_err(|_| closed())?;
+        self.send(Command::Compact { revision, answer }).await?;
         answered.await.map_err(|_| closed())?
+    }
+
+    async fn defragment(&self) -> Result<()> {
+        let disk = self.disk.clone();
+        blocking(move || {
+            for keyspace in [&disk.log, &disk.index, &disk.meta, &disk.expiry] {
+                // A table is only made smaller by writing it anew, and what is fresh is in no table yet.
+                keyspace
+                    .rotate_memtable_and_wait()
+                    .and_then(|()| keyspace.major_compact())
+                    .map_err(|error| disk.unavailable(&error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn health(&self) -> Result<Health> {
+        let (disk, revision) = (self.disk.clone(), self.hub.revision());
+        blocking(move || {
+            let view = disk.database.snapshot();
+            disk.number(&view, "format")?.ok_or_else(|| disk.damaged("the format is missing"))?;
+            let size = disk.database.disk_space().map_err(|error| disk.unavailable(&error))?;
+            let used =
+                [&disk.log, &disk.index, &disk.meta, &disk.expiry].map(Keyspace::disk_space).iter().sum();
+            Ok(Health {
+                engine: format!("embedded, format {FORMAT}"),
+                revision,
+                size,
+                used,
+                members: Vec::new(),
+            })
+        })
+        .await
     }
 }

@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, watch};
 
-use crate::{Change, Error, Event, Result, Revision};
+use crate::{Batch, Change, Error, Event, Events, Result, Revision};
 
 /// Batches that may wait for one watcher. A watcher that is further behind is cut off: it must never hold up
 /// the writers, and it can resume from the last revision that it saw.
@@ -23,6 +23,8 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Hub {
     inner: Mutex<Inner>,
+    /// The last published revision, for watchers to whom its events did not matter.
+    progress: watch::Sender<Revision>,
 }
 
 #[derive(Debug)]
@@ -40,14 +42,17 @@ struct Inner {
 #[derive(Debug)]
 struct Watcher {
     prefix: String,
-    sender: mpsc::Sender<Result<Vec<Event>>>,
+    sender: mpsc::Sender<Result<Batch>>,
 }
 
 /// A watch that has begun: nothing after `published` will be missed.
 pub(crate) struct Subscription {
+    /// Everything up to here is in the backlog.
+    published: Revision,
     /// What happened after the asked revision, as far as the window reaches back.
     pub(crate) backlog: Backlog,
-    live: mpsc::Receiver<Result<Vec<Event>>>,
+    live: mpsc::Receiver<Result<Batch>>,
+    progress: watch::Receiver<Revision>,
 }
 
 /// The part of a watch that lies in the past.
@@ -60,15 +65,50 @@ pub(crate) enum Backlog {
 
 impl Subscription {
     /// Returns the stream of `backlog` and all that follows.
-    pub(crate) fn into_stream(self, backlog: Vec<Event>) -> BoxStream<'static, Result<Vec<Event>>> {
-        let first = (!backlog.is_empty()).then_some(Ok(backlog));
-        stream::iter(first).chain(ReceiverStream::new(self.live)).boxed()
+    pub(crate) fn into_stream(self, backlog: Vec<Event>) -> Events {
+        let first = Batch { events: backlog, revision: self.published };
+        let rest = stream::unfold((self.live, self.progress, self.published), |mut state| async {
+            let batch = next(&mut state).await?;
+            Some((batch, state))
+        });
+        stream::iter([Ok(first)]).chain(rest).boxed()
+    }
+}
+
+/// Waits for the next batch, or for progress beyond what was last reported.
+async fn next(
+    (live, progress, reported): &mut (mpsc::Receiver<Result<Batch>>, watch::Receiver<Revision>, Revision),
+) -> Option<Result<Batch>> {
+    loop {
+        let batch = tokio::select! {
+            biased;
+            batch = live.recv() => batch?,
+            Ok(()) = progress.changed() => {
+                let revision = *progress.borrow_and_update();
+                match live.try_recv() {
+                    Ok(batch) => {
+                        progress.mark_changed();
+                        batch
+                    }
+                    Err(TryRecvError::Empty) => Ok(Batch { events: Vec::new(), revision }),
+                    Err(TryRecvError::Disconnected) => return None,
+                }
+            }
+        };
+        if let Ok(batch) = &batch {
+            if batch.events.is_empty() && batch.revision <= *reported {
+                continue;
+            }
+            *reported = batch.revision;
+        }
+        return Some(batch);
     }
 }
 
 impl Hub {
     pub(crate) fn new(revision: Revision) -> Self {
         Self {
+            progress: watch::Sender::new(revision),
             inner: Mutex::new(Inner {
                 revision,
                 window_start: revision,
@@ -89,11 +129,12 @@ impl Hub {
     pub(crate) fn publish(&self, events: Vec<Event>) {
         let mut inner = self.inner.lock();
         let Some(last) = events.last() else { return };
-        inner.revision = last.revision;
+        let revision = last.revision;
+        inner.revision = revision;
         inner.watchers.retain(|watcher| {
             let wanted: Vec<Event> =
                 events.iter().filter(|event| event.key().starts_with(&watcher.prefix)).cloned().collect();
-            wanted.is_empty() || watcher.sender.try_send(Ok(wanted)).is_ok()
+            wanted.is_empty() || watcher.sender.try_send(Ok(Batch { events: wanted, revision })).is_ok()
         });
         for event in events {
             inner.window_bytes += event.weight();
@@ -105,6 +146,8 @@ impl Hub {
             inner.window_bytes -= oldest.weight();
             inner.window_start = oldest.revision;
         }
+        // After the watchers have their events: whoever reads this has nothing older to come.
+        self.progress.send_replace(revision);
     }
 
     /// Begins a watch of `prefix` after the revision `after`.
@@ -125,7 +168,7 @@ impl Hub {
         } else {
             Backlog::Older { published: inner.revision }
         };
-        Ok(Subscription { backlog, live })
+        Ok(Subscription { published: inner.revision, backlog, live, progress: self.progress.subscribe() })
     }
 
     /// Ends every watch.

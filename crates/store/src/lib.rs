@@ -5,15 +5,18 @@
 //! what a Pod is: keys are paths, values are bytes.
 
 mod embedded;
+mod etcd;
 mod hub;
 mod memory;
 mod undo;
 
 pub use embedded::{EmbeddedStore, Options};
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 pub use memory::MemoryStore;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -126,14 +129,65 @@ pub enum Error {
     /// What is on disk cannot be trusted. The text says what, where, and what to do.
     #[error("store damaged: {0}")]
     Damaged(String),
+    /// The store must not be used as it is: it belongs to another cluster, speaks another version, or the key
+    /// cannot be a key. The text says what to do.
+    #[error("store refused: {0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// Returns the text without the words that all errors of its kind begin with.
+    fn detail(&self) -> String {
+        match self {
+            Self::Unavailable(text) | Self::Damaged(text) | Self::Refused(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Changes that a watcher gets at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The changes in revision order; none when only `revision` has moved.
+    pub events: Vec<Event>,
+    /// The watcher has now seen every change up to this revision.
+    pub revision: Revision,
+}
+
 /// A stream of changes in revision order without gaps. Ends when the watcher is too slow
 /// ([`Error::Compacted`] on the next attempt to resume may follow) or the store closes.
-pub type Events = futures::stream::BoxStream<'static, Result<Vec<Event>>>;
+pub type Events = futures::stream::BoxStream<'static, Result<Batch>>;
+
+/// How a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The engine and its version, such as `etcd 3.4.23`.
+    pub engine: String,
+    /// The revision of the last change.
+    pub revision: Revision,
+    /// Bytes on disk (of the member that answered); 0 for a store in memory.
+    pub size: u64,
+    /// Bytes of these that hold something, as far as the engine knows.
+    pub used: u64,
+    /// Those who keep the store together; empty when it is one process's own.
+    pub members: Vec<Member>,
+}
+
+/// One member of a store that several machines keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The endpoint that was asked.
+    pub endpoint: String,
+    /// Its name, or its id as long as it has none.
+    pub name: String,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Why it is of no use at present.
+    pub trouble: Option<String>,
+}
 
 /// The versioned key-value store.
 #[async_trait::async_trait]
@@ -147,11 +201,16 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Creates or replaces `key` when it is as expected. Durable when this returns.
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry>;
 
+    /// As [`Store::put`]; the store deletes the key by itself if it is still as this call wrote it once `life`
+    /// has passed. Never earlier, and soon after.
+    async fn put_for(&self, key: &str, value: Bytes, expect: Expect, life: Duration) -> Result<Entry>;
+
     /// Deletes `key` when it was last changed at `expect`. Durable when this returns.
     /// Returns the deletion's revision.
     async fn delete(&self, key: &str, expect: Revision) -> Result<Revision>;
 
-    /// Streams every change under `prefix` with a revision greater than `after`.
+    /// Streams every change under `prefix` with a revision greater than `after`. After a call of
+    /// [`Store::revision`] the stream reaches that revision soon, whether something changed under `prefix` or not.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Events>;
 
     /// Returns the revision of the last change.
@@ -159,4 +218,32 @@ pub trait Store: Send + Sync + Debug + 'static {
 
     /// Forgets history before `revision`: older ranges and watches fail with [`Error::Compacted`].
     async fn compact(&self, revision: Revision) -> Result<()>;
+
+    /// Gives what compaction freed back to the file system. May hold up writes while it runs.
+    async fn defragment(&self) -> Result<()>;
+
+    /// Says how the store is; an error when it can neither read nor write.
+    async fn health(&self) -> Result<Health>;
+}
+
+/// The longest key, and the largest value with its key, that every engine takes: what etcd takes by default.
+const KEY_BYTES: usize = 4096;
+const VALUE_BYTES: usize = 1536 * 1024 - 16 * 1024;
+
+/// Refuses what no engine could store.
+fn check_write(key: &str, value: &[u8]) -> Result<()> {
+    if !key.starts_with('/') || key.len() > KEY_BYTES {
+        let shown: String = key.chars().take(80).collect();
+        return Err(Error::Refused(format!(
+            "a key begins with '/' and has at most {KEY_BYTES} bytes; this one has {}: {shown:?}",
+            key.len()
+        )));
+    }
+    if value.len() > VALUE_BYTES {
+        let size = value.len();
+        return Err(Error::Refused(format!(
+            "{key}: the value has {size} bytes; the store takes at most {VALUE_BYTES}: make it smaller or split it"
+        )));
+    }
+    Ok(())
 }

@@ -155,11 +155,9 @@ impl Cache {
         }
     }
 
-    fn apply(&self, batch: Vec<store::Event>) {
+    fn apply(&self, batch: store::Batch) {
         let mut touched: Vec<Arc<Kind>> = Vec::new();
-        let mut last = 0;
-        for event in batch {
-            last = event.revision;
+        for event in batch.events {
             let (key, entry) = match &event.change {
                 Change::Put { entry, .. } => (entry.key.clone(), Some(entry)),
                 Change::Delete { previous } => (previous.key.clone(), None),
@@ -178,7 +176,7 @@ impl Cache {
                 Err(error) => tracing::error!(%error, "an object cannot be read and is not served"),
             }
         }
-        self.advance(last);
+        self.advance(batch.revision);
         for kind in touched {
             kind.wake();
         }

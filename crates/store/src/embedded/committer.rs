@@ -3,16 +3,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::PersistMode;
-use jiff::Timestamp;
+use fjall::{PersistMode, Readable};
+use jiff::{SignedDuration, Timestamp};
 use machinery::clock::SharedClock;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Disk;
-use super::record::{Position, Record};
+use super::record::{Expiry, Position, Record};
 use crate::hub::Hub;
 use crate::{Change, Entry, Error, Event, Expect, Result, Revision};
 
@@ -31,8 +32,15 @@ pub(super) enum Command {
 }
 
 pub(super) enum Request {
-    Put { value: Bytes, expect: Expect },
-    Delete { expect: Revision },
+    /// The life is how long the entry is kept, if not for ever.
+    Put {
+        value: Bytes,
+        expect: Expect,
+        life: Option<Duration>,
+    },
+    Delete {
+        expect: Revision,
+    },
 }
 
 pub(super) struct Committer {
@@ -42,9 +50,14 @@ pub(super) struct Committer {
     history: Duration,
     revision: Revision,
     compacted: Revision,
+    /// When the first entry's life is over, if there is one.
+    expires: Option<Timestamp>,
     /// When which revision was current, oldest first.
     marks: VecDeque<(Timestamp, Revision)>,
 }
+
+/// A write that waits, and who waits for it.
+type Write = (Arc<str>, Request, oneshot::Sender<Result<Event>>);
 
 /// The keys that this batch has changed so far; `None` is deleted.
 type Staged = HashMap<Arc<str>, Option<Entry>>;
@@ -58,26 +71,45 @@ impl Committer {
         revision: Revision,
         compacted: Revision,
     ) -> Self {
-        Self { disk, hub, clock, history, revision, compacted, marks: VecDeque::new() }
+        Self { disk, hub, clock, history, revision, compacted, expires: None, marks: VecDeque::new() }
     }
 
     /// Starts the thread. It ends when the last sender of `queue` is gone.
-    pub(super) fn start(mut self, mut queue: mpsc::Receiver<Command>) -> std::io::Result<()> {
-        std::thread::Builder::new().name("store-committer".into()).stack_size(512 * 1024).spawn(
-            move || {
-                while let Some(first) = queue.blocking_recv() {
-                    let mut waiting = vec![first];
-                    while waiting.len() < BATCH
-                        && let Ok(next) = queue.try_recv()
-                    {
-                        waiting.push(next);
+    pub(super) fn start(mut self, mut queue: mpsc::Receiver<Command>) -> std::io::Result<JoinHandle<()>> {
+        // For the clock alone: waiting for it must not depend on the runtime of whoever opened the store.
+        let waiter = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new().name("store-committer".into()).stack_size(512 * 1024).spawn(move || {
+            self.expires = self.first_expiry();
+            loop {
+                let pause = self.pause();
+                let first = waiter.block_on(async {
+                    tokio::select! {
+                        biased;
+                        command = queue.recv() => command.map(Some),
+                        () = self.clock.after(pause) => Some(None),
                     }
-                    self.serve(waiting);
+                });
+                let Some(first) = first else { break };
+                let mut waiting: Vec<Command> = first.into_iter().collect();
+                while waiting.len() < BATCH
+                    && let Ok(next) = queue.try_recv()
+                {
+                    waiting.push(next);
                 }
-                self.hub.close();
-            },
-        )?;
-        Ok(())
+                self.serve(waiting);
+            }
+            self.hub.close();
+        })
+    }
+
+    /// Returns how long there is nothing to do unless somebody asks.
+    fn pause(&self) -> Duration {
+        let now = self.clock.now();
+        self.expires.map_or(MARK_EVERY, |time| {
+            // A moment more: the time on disk has whole milliseconds.
+            let left = Duration::try_from(time.duration_since(now)).unwrap_or_default();
+            (left + Duration::from_millis(1)).min(MARK_EVERY)
+        })
     }
 
     fn serve(&mut self, waiting: Vec<Command>) {
@@ -90,11 +122,14 @@ impl Committer {
             }
         }
         if !writes.is_empty() {
-            self.commit(writes);
+            self.commit(writes, Vec::new());
         }
         for (revision, answer) in compactions {
             // Whoever asked may have gone away; the work is done all the same.
             let _gone = answer.send(self.compact(revision));
+        }
+        if self.expires.is_some_and(|time| time <= self.clock.now()) {
+            self.expire();
         }
         if let Some(revision) = self.due()
             && let Err(error) = self.compact(revision)
@@ -103,16 +138,26 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, writes: Vec<(Arc<str>, Request, oneshot::Sender<Result<Event>>)>) {
+    fn commit(&mut self, writes: Vec<Write>, done: Vec<Expiry>) {
         let mut staged = Staged::new();
         let mut batch = self.disk.database.batch().durability(Some(PersistMode::SyncData));
         let mut next = self.revision;
         let mut accepted = Vec::with_capacity(writes.len());
+        let mut expires = self.expires;
         for (key, request, answer) in writes {
+            let life = match &request {
+                Request::Put { life, .. } => *life,
+                Request::Delete { .. } => None,
+            };
             match self.decide(&staged, next + 1, key, request) {
                 Ok(event) => {
                     next += 1;
                     self.stage(&mut batch, &event);
+                    if let Some(life) = life {
+                        let over = self.over(life);
+                        batch.insert(&self.disk.expiry, Expiry { over, revision: next }.encode(), []);
+                        expires = Some(expires.map_or(over, |first| first.min(over)));
+                    }
                     let now = match &event.change {
                         Change::Put { entry, .. } => Some(entry.clone()),
                         Change::Delete { .. } => None,
@@ -125,13 +170,17 @@ impl Committer {
                 }
             }
         }
-        if accepted.is_empty() {
+        if accepted.is_empty() && done.is_empty() {
             return;
+        }
+        for expiry in done {
+            batch.remove(&self.disk.expiry, expiry.encode());
         }
         batch.insert(&self.disk.meta, "revision", next.to_be_bytes());
         match batch.commit() {
             Ok(()) => {
                 self.revision = next;
+                self.expires = expires;
                 self.hub.publish(accepted.iter().map(|(event, _)| event.clone()).collect());
                 for (event, answer) in accepted {
                     let _gone = answer.send(Ok(event));
@@ -144,6 +193,44 @@ impl Committer {
                 }
             }
         }
+    }
+
+    /// Returns when a life that begins now is over.
+    fn over(&self, life: Duration) -> Timestamp {
+        let life = SignedDuration::try_from(life).unwrap_or(SignedDuration::MAX);
+        let over = self.clock.now().saturating_add(life).unwrap_or(Timestamp::MAX);
+        // The next whole millisecond, as the disk has no finer ones and an entry must not go too early.
+        Timestamp::from_millisecond(over.as_millisecond().saturating_add(1)).unwrap_or(over)
+    }
+
+    fn first_expiry(&self) -> Option<Timestamp> {
+        let first = self.disk.expiry.first_key_value()?;
+        Some(Expiry::decode(&first.key().ok()?)?.over)
+    }
+
+    /// Deletes the entries whose life is over and that nobody has changed since.
+    fn expire(&mut self) {
+        let now = Expiry { over: self.clock.now(), revision: Revision::MAX };
+        let view = self.disk.database.snapshot();
+        let (mut writes, mut done): (Vec<Write>, Vec<Expiry>) = (Vec::new(), Vec::new());
+        for guard in view.range(&self.disk.expiry, ..=now.encode()).take(BATCH) {
+            let Some(expiry) = guard.key().ok().and_then(|key| Expiry::decode(&key)) else {
+                tracing::error!("an entry's expiry is not readable; nothing expires until that is repaired");
+                self.expires = None;
+                return;
+            };
+            // A record that was replaced may have been compacted away.
+            let record = self.disk.log.get(expiry.revision.to_be_bytes());
+            let record = record.ok().flatten().and_then(|bytes| Record::decode(&bytes));
+            if let Some(record) = record {
+                let (answer, _nobody) = oneshot::channel();
+                writes.push((record.key, Request::Delete { expect: expiry.revision }, answer));
+            }
+            done.push(expiry);
+        }
+        drop(view);
+        self.commit(writes, done);
+        self.expires = self.first_expiry();
     }
 
     /// Returns what `request` does at `revision`, or why it may not.

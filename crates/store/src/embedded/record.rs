@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::{Entry, Revision};
 
@@ -86,6 +87,34 @@ impl Position {
     }
 }
 
+/// When the entry that a revision wrote is to go. Sorts by time on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Expiry {
+    /// In whole milliseconds.
+    pub(super) over: Timestamp,
+    pub(super) revision: Revision,
+}
+
+impl Expiry {
+    pub(super) fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        // Nothing is written before 1970.
+        let millis = u64::try_from(self.over.as_millisecond()).unwrap_or(0);
+        bytes[..8].copy_from_slice(&millis.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.revision.to_be_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (millis, revision) = bytes.split_at_checked(8)?;
+        let millis = i64::try_from(u64::from_be_bytes(millis.try_into().ok()?)).ok()?;
+        Some(Self {
+            over: Timestamp::from_millisecond(millis).ok()?,
+            revision: u64::from_be_bytes(revision.try_into().ok()?),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,6 +134,7 @@ mod tests {
         fn no_bytes_make_the_decoder_panic(bytes: Vec<u8>) {
             let _decoded = Record::decode(&bytes);
             let _position = Position::decode(&bytes);
+            let _expiry = Expiry::decode(&bytes);
         }
     }
 }

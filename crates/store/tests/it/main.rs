@@ -2,5 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail them")]
 
+mod contract;
 mod crash;
+mod engines;
+mod etcd;
+mod etcd_faults;
+mod kit;
 mod suite;

@@ -1,76 +1,15 @@
-//! Behaviour that both engines share: each test runs on all of them.
-
-use std::sync::Arc;
+//! Behaviour that all engines share: each test runs on every one of them.
 
 use bytes::Bytes;
-use futures::StreamExt;
 use machinery::clock;
-use store::{Change, EmbeddedStore, Error, Event, Expect, MemoryStore, Options, Range, Revision, Store};
+use store::{EmbeddedStore, Error, Expect, Options, Range, Store};
 
-struct Engine {
-    name: &'static str,
-    store: Arc<dyn Store>,
-    _directory: Option<tempfile::TempDir>,
-}
-
-fn engines() -> Vec<Engine> {
-    let directory = tempfile::tempdir().unwrap();
-    let embedded = EmbeddedStore::open(directory.path(), Options::default(), clock::system()).unwrap();
-    vec![
-        Engine { name: "memory", store: Arc::new(MemoryStore::new()), _directory: None },
-        Engine { name: "embedded", store: Arc::new(embedded), _directory: Some(directory) },
-    ]
-}
-
-async fn put(store: &dyn Store, key: &str, value: &str) -> Revision {
-    let expect = match store.get(key).await.unwrap().0 {
-        Some(entry) => Expect::Revision(entry.mod_revision),
-        None => Expect::Absent,
-    };
-    store.put(key, Bytes::copy_from_slice(value.as_bytes()), expect).await.unwrap().mod_revision
-}
-
-async fn delete(store: &dyn Store, key: &str) -> Revision {
-    let entry = store.get(key).await.unwrap().0.unwrap();
-    store.delete(key, entry.mod_revision).await.unwrap()
-}
-
-async fn listed(store: &dyn Store, range: Range) -> Vec<String> {
-    let page = store.range(range).await.unwrap();
-    page.entries
-        .iter()
-        .map(|entry| format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value)))
-        .collect()
-}
-
-fn under(prefix: &str) -> Range {
-    Range { prefix: prefix.into(), ..Range::default() }
-}
-
-async fn collect(store: &dyn Store, prefix: &str, after: Revision, count: usize) -> Vec<Event> {
-    let mut events = store.watch(prefix, after).await.unwrap();
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        let next = tokio::time::timeout(std::time::Duration::from_secs(5), events.next());
-        seen.extend(next.await.expect("an event in time").expect("the watch goes on").unwrap());
-    }
-    seen
-}
-
-fn shown(event: &Event) -> String {
-    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-    match &event.change {
-        Change::Put { entry, previous: None } => format!("+{}={}", entry.key, text(&entry.value)),
-        Change::Put { entry, previous: Some(old) } => {
-            format!("~{}={} was {}", entry.key, text(&entry.value), text(&old.value))
-        }
-        Change::Delete { previous } => format!("-{} was {}", previous.key, text(&previous.value)),
-    }
-}
+use crate::engines::{Engine, engines};
+use crate::kit::{collect, delete, listed, put, shown, under};
 
 #[tokio::test]
 async fn a_write_is_read_back_with_its_revisions() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         let first = put(&*store, "/a", "1").await;
         let second = put(&*store, "/a", "2").await;
         assert!(second > first, "{name}");
@@ -83,7 +22,7 @@ async fn a_write_is_read_back_with_its_revisions() {
 
 #[tokio::test]
 async fn a_write_that_expects_another_state_changes_nothing_and_shows_the_current_one() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         let revision = put(&*store, "/a", "1").await;
         for expect in [Expect::Absent, Expect::Revision(revision + 7)] {
             let error = store.put("/a", Bytes::from("x"), expect).await.unwrap_err();
@@ -100,7 +39,7 @@ async fn a_write_that_expects_another_state_changes_nothing_and_shows_the_curren
 
 #[tokio::test]
 async fn a_key_that_was_deleted_is_created_anew() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         put(&*store, "/a", "1").await;
         delete(&*store, "/a").await;
         assert_eq!(store.get("/a").await.unwrap().0, None, "{name}");
@@ -111,7 +50,7 @@ async fn a_key_that_was_deleted_is_created_anew() {
 
 #[tokio::test]
 async fn a_range_is_in_key_order_within_its_prefix() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         for key in ["/p/b", "/q/a", "/p/a", "/p/c", "/o/z"] {
             put(&*store, key, "v").await;
         }
@@ -122,7 +61,7 @@ async fn a_range_is_in_key_order_within_its_prefix() {
 
 #[tokio::test]
 async fn pages_at_one_revision_do_not_see_later_changes() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         for key in ["/p/a", "/p/b", "/p/c", "/p/d"] {
             put(&*store, key, "old").await;
         }
@@ -138,7 +77,7 @@ async fn pages_at_one_revision_do_not_see_later_changes() {
 
 #[tokio::test]
 async fn a_watch_sees_past_and_future_changes_once_and_in_order() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         let start = put(&*store, "/p/a", "1").await;
         put(&*store, "/p/a", "2").await;
         put(&*store, "/q/x", "other").await;
@@ -159,7 +98,7 @@ async fn a_watch_sees_past_and_future_changes_once_and_in_order() {
 
 #[tokio::test]
 async fn compaction_forgets_the_past_and_keeps_the_present() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         put(&*store, "/p/a", "1").await;
         put(&*store, "/p/b", "1").await;
         put(&*store, "/p/a", "2").await;
@@ -183,7 +122,7 @@ async fn compaction_forgets_the_past_and_keeps_the_present() {
 
 #[tokio::test]
 async fn what_lies_ahead_is_an_error_that_says_so() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         let now = put(&*store, "/a", "1").await;
         let ahead = Range { revision: Some(now + 1), ..under("/") };
         assert!(matches!(store.range(ahead).await, Err(Error::Future { .. })), "{name}");
@@ -193,7 +132,7 @@ async fn what_lies_ahead_is_an_error_that_says_so() {
 
 #[tokio::test]
 async fn many_writers_of_one_key_lose_no_update() {
-    for Engine { name, store, .. } in engines() {
+    for Engine { name, store, .. } in engines().await {
         put(&*store, "/n", "0").await;
         let writers = (0..8).map(|_| {
             let store = store.clone();
@@ -228,19 +167,7 @@ async fn the_disk_brings_back_values_revisions_and_history() {
     let refused = open().unwrap_err();
     assert!(refused.to_string().contains("in use by another process"), "{refused}");
     drop(store);
-    // The committer ends once its queue is closed; until then the directory is still locked.
-    let store = tokio::task::spawn_blocking({
-        let path = directory.path().to_owned();
-        move || loop {
-            match EmbeddedStore::open(&path, Options::default(), clock::system()) {
-                Err(Error::Unavailable(_)) => std::thread::yield_now(),
-                other => return other,
-            }
-        }
-    })
-    .await
-    .unwrap()
-    .unwrap();
+    let store = open().unwrap();
     assert_eq!(store.revision().await.unwrap(), last);
     assert_eq!(listed(&store, under("/p/")).await, ["/p/a=2"]);
     let seen = collect(&store, "/p/", first, 3).await;
