@@ -94,6 +94,14 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// An image of an operating system cannot be fetched, or is not the one that it should be.
+    #[error("image {image}: {reason}")]
+    Image {
+        /// Its source.
+        image: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
 }
 
 /// Why QEMU did not start, by what it said.
@@ -161,6 +169,10 @@ impl Error {
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Io { doing, source }
+    }
+
+    pub(crate) fn image(source: &dyn fmt::Display, reason: impl Into<String>) -> Self {
+        Self::Image { image: source.to_string(), reason: reason.into() }
     }
 
     pub(crate) fn disk(path: &Path, reason: impl Into<String>) -> Self {

@@ -8,6 +8,7 @@
 mod acceleration;
 mod arguments;
 mod error;
+pub mod image;
 #[cfg(target_os = "linux")]
 mod life;
 mod machine;

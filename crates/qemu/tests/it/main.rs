@@ -3,7 +3,9 @@
 
 mod failures;
 mod guest;
+mod image;
 mod kit;
 mod life;
 mod network;
 mod probe;
+mod web;
