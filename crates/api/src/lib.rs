@@ -9,6 +9,7 @@
 //! `src/facts/` and gets its functions in `src/kinds/`.
 
 pub mod apply;
+pub mod cel;
 pub mod custom;
 pub mod decode;
 pub mod field;

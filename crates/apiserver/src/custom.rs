@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::registry::Part;
+use api::registry::{Kind, Part};
 use api::status::Status;
 use serde_json::{Value, json};
 
@@ -17,16 +17,38 @@ const ID: &str = "customresourcedefinitions.apiextensions.k8s.io";
 /// Keeps a definition until its objects are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+/// The kinds that were made of a definition.
+pub(crate) struct Made {
+    uid: String,
+    spec: Value,
+    kinds: Vec<Arc<Kind>>,
+}
+
 impl ApiServer {
     /// Makes the registry anew from upstream's kinds and the definitions in the cache.
     pub(crate) fn refresh_registry(&self) {
         let mut registry = self.base.clone();
-        for definition in self.cache.kind(ID).all("").0 {
-            for kind in api::custom::kinds(&definition.value()) {
+        let mut made = self.custom.lock();
+        let definitions = self.cache.kind(ID).all("").0;
+        made.retain(|name, _| definitions.iter().any(|definition| definition.name() == name));
+        for definition in definitions {
+            let value = definition.value();
+            // Schemas and rules are compiled once for each change of the definition's spec, not of its status.
+            let same = |known: &&Made| known.uid == *definition.facts.uid && known.spec == value["spec"];
+            let kinds = match made.get(definition.name()).filter(same) {
+                Some(known) => known.kinds.clone(),
+                None => {
+                    let kinds: Vec<Arc<Kind>> =
+                        api::custom::kinds(&value).into_iter().map(Arc::new).collect();
+                    let (uid, spec) = (definition.facts.uid.to_string(), value["spec"].clone());
+                    made.insert(definition.name().to_owned(), Made { uid, spec, kinds: kinds.clone() });
+                    kinds
+                }
+            };
+            for kind in kinds {
                 let taken =
                     self.base.iter().any(|known| known.group == kind.group && known.plural == kind.plural);
                 if !taken {
-                    let kind = Arc::new(kind);
                     crate::rest::register(&self.cache, &kind);
                     registry.insert(kind);
                 }

@@ -1,5 +1,6 @@
 //! The API server: what it holds, how it starts, and the way of a request through it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -26,12 +27,15 @@ use store::Store;
 use tokio::sync::watch;
 
 use crate::access::{Access, Authenticator, Tokens, UserInfo};
-use crate::admission::Admission;
+use crate::admission::policy::config::Policies;
+use crate::admission::policy::{self, Evaluator};
 use crate::admission::webhook::config::Configurations;
 use crate::admission::webhook::{self, Webhooks};
+use crate::admission::{Admission, Extensions};
 use crate::body::Body;
 use crate::cache::{Cache, Object};
 use crate::config::Config;
+use crate::custom::Made;
 use crate::identity::{self, Certificates, LocalUser};
 use crate::metrics::Metrics;
 use crate::negotiate::{self, Format, Offer};
@@ -68,6 +72,8 @@ pub struct ApiServer {
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     /// The kinds that are always served.
     pub(crate) base: Registry,
+    /// The kinds of custom resource definitions, by the definition's name.
+    pub(crate) custom: Mutex<HashMap<String, Made>>,
     pub(crate) clock: SharedClock,
     pub(crate) random: Random,
     pub(crate) tasks: Tasks,
@@ -125,7 +131,8 @@ impl ApiServer {
         let access = Arc::new(Access::new());
         observe(&cache, &access);
         let configurations = Arc::new(Configurations::default());
-        observe_webhooks(&cache, &configurations);
+        let policies = Arc::new(Policies::default());
+        observe_extensions(&cache, &configurations, &policies);
         cache.start(&tasks).await?;
         let kubelet = Kubelet::new(config.pki.kubelet_client.as_ref()).map_err(OpenError::Access)?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
@@ -134,9 +141,11 @@ impl ApiServer {
         let tokens = Arc::new(tokens);
         let base = registry.clone();
         let registry = Arc::new(ArcSwap::from_pointee(registry));
+        let policies = Evaluator { policies, registry: registry.clone(), access: access.clone() };
         let webhooks = Webhooks {
             configurations,
             registry: registry.clone(),
+            access: access.clone(),
             cache: cache.clone(),
             random: random.clone(),
             clock: clock.clone(),
@@ -145,7 +154,7 @@ impl ApiServer {
         let server = Arc::new(Self {
             config,
             cache,
-            admission: admission.with_webhooks(webhooks),
+            admission: admission.with(Extensions { policies, webhooks }),
             access,
             authenticator: Authenticator::new(tokens.clone(), clock.clone()),
             tokens,
@@ -155,6 +164,7 @@ impl ApiServer {
             kubelet,
             registry,
             base,
+            custom: Mutex::default(),
             clock,
             random,
             tasks,
@@ -342,12 +352,18 @@ fn observe(cache: &Cache, access: &Arc<Access>) {
     }
 }
 
-/// Lets admission see every change of the webhook configurations.
-fn observe_webhooks(cache: &Cache, configurations: &Arc<Configurations>) {
+/// Lets admission see every change of the webhook configurations and policies.
+fn observe_extensions(cache: &Cache, configurations: &Arc<Configurations>, policies: &Arc<Policies>) {
     for resource in webhook::config::OBSERVED {
         let configurations = configurations.clone();
         cache.kind(resource).set_observer(Box::new(move |key, object, _| {
             configurations.observe(resource, key, object.map(Object::value).as_ref());
+        }));
+    }
+    for resource in policy::config::OBSERVED {
+        let policies = policies.clone();
+        cache.kind(resource).set_observer(Box::new(move |key, object, _| {
+            policies.observe(resource, key, object.map(Object::value).as_ref());
         }));
     }
 }

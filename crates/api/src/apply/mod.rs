@@ -82,6 +82,12 @@ impl From<Error> for Status {
     }
 }
 
+/// Returns `live` with everything that `config` sets; nobody's ownership is looked at or recorded.
+#[must_use]
+pub fn merged(live: &Value, config: &Value, node: &Node<'_>) -> Value {
+    merge::merge(live, config, node)
+}
+
 /// Returns the object that results from applying `config` to `live`, with its managed fields. `live` is
 /// `None` when the object does not exist yet. Without `force`, fields that others own are not taken over.
 ///

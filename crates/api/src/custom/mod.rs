@@ -1,9 +1,11 @@
 //! Custom kinds: from a `CustomResourceDefinition` to descriptors that take the same path as upstream's kinds.
 //!
 //! An object is pruned to its schema, gets the schema's defaults, and is checked against its types and
-//! bounds. Rules in CEL and conversion by webhooks are not evaluated.
+//! bounds and by its rules. Conversion by webhooks is the API server's business.
 
 mod columns;
+mod formats;
+mod rules;
 mod schema;
 
 use std::borrow::Cow;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::field::{Errors, Kind as ErrorKind, Path};
 use crate::registry::{
     Kind, Read, ScalePaths, Scope, SelectableField, Storage, Strategy, Subresource, Table,
 };
@@ -20,6 +23,38 @@ use crate::value::{flag, list, text};
 #[derive(Debug)]
 struct Extension {
     schema: Value,
+    rules: Option<rules::Node>,
+}
+
+fn extension(kind: &Kind) -> Option<&Extension> {
+    kind.extension.as_ref()?.downcast_ref()
+}
+
+/// Checks the rules of a schema, which stands at `path` of its definition.
+pub(crate) fn check_rules(schema: &Value, path: &Path, errors: &mut Errors) {
+    rules::compile(schema, path, errors);
+}
+
+/// Checks an object by its schema and its rules; `old` is the object before, on an update.
+fn validate(kind: &Kind, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let Some(extension) = extension(kind) else { return };
+    let mut found = Errors::new();
+    schema::validate(object, &extension.schema, None, &mut found);
+    let blocking = found.iter().any(|error| {
+        matches!(
+            error.kind,
+            ErrorKind::Required | ErrorKind::TooLong | ErrorKind::TooMany | ErrorKind::TypeInvalid
+        )
+    });
+    found.iter().for_each(|error| errors.push(error.clone()));
+    let Some(rules) = &extension.rules else { return };
+    if blocking {
+        let why = "some validation rules were not checked because the object was invalid; correct the existing \
+                   errors to complete validation";
+        errors.invalid(&Path::new("<nil>"), Value::Null, why);
+    } else {
+        rules::validate(rules, object, old, errors);
+    }
 }
 
 /// The verbs of every custom resource, sorted.
@@ -28,7 +63,7 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 /// Returns the schema of a custom kind; `None` for upstream's.
 #[must_use]
 pub fn schema_of(kind: &Kind) -> Option<&Value> {
-    kind.extension.as_ref()?.downcast_ref::<Extension>().map(|extension| &extension.schema)
+    extension(kind).map(|extension| &extension.schema)
 }
 
 /// Returns the kinds that a definition serves, one for each version.
@@ -71,6 +106,9 @@ fn kind(spec: &Value, version: &Value, stored: &Value) -> Kind {
     }
     let dotted = |scale: &Value, key: &str| Cow::Owned(text(scale, key).trim_start_matches('.').to_owned());
     let columns = columns::columns(version);
+    let schema = &version["schema"]["openAPIV3Schema"];
+    // A definition whose rules do not compile was refused when it was written.
+    let rules = rules::compile(schema, &Path::new("schema"), &mut Errors::new());
     Kind {
         list_kind: or("names.listKind", format!("{name}List")),
         plural: owned(spec, "names.plural"),
@@ -109,16 +147,13 @@ fn kind(spec: &Value, version: &Value, stored: &Value) -> Kind {
                     schema::default(object, schema);
                 }
             },
-            validate: |kind, object, errors| {
-                if let Some(schema) = schema_of(kind) {
-                    schema::validate(object, schema, None, errors);
-                }
-            },
+            validate: |kind, object, errors| validate(kind, object, None, errors),
+            validate_update: |kind, new, old, _, errors| validate(kind, new, Some(old), errors),
             generation: true,
             ..Strategy::GENERIC
         },
         definition: None,
-        extension: Some(Arc::new(Extension { schema: version["schema"]["openAPIV3Schema"].clone() })),
+        extension: Some(Arc::new(Extension { schema: schema.clone(), rules })),
         version: owned(version, "name"),
         kind: name,
         group,

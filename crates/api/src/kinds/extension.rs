@@ -1,6 +1,6 @@
 //! What extends the API: API services and custom resource definitions.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{cells, check};
 use crate::field::Path;
@@ -121,10 +121,14 @@ pub(super) fn custom_definition(kind: &mut Kind) {
             for (index, version) in versions.iter().enumerate() {
                 let at = path.child("versions").index(index);
                 check::named(text(version, "name"), meta::dns_1035_label_errors, &at.child("name"), errors);
-                if has_rules(&version["schema"]["openAPIV3Schema"]) {
-                    let why =
-                        "x-kubernetes-validations: rules in CEL are not evaluated by this API server yet";
-                    errors.forbidden(&at.child("schema").child("openAPIV3Schema"), why);
+                let schema = &version["schema"]["openAPIV3Schema"];
+                // As upstream, whose internal form holds a schema that all versions share but once.
+                let shared = versions.iter().all(|other| other["schema"] == version["schema"]);
+                if !shared {
+                    crate::custom::check_rules(schema, &at.child("schema").child("openAPIV3Schema"), errors);
+                } else if index == 0 {
+                    let at = path.child("validation").child("openAPIV3Schema");
+                    crate::custom::check_rules(schema, &at, errors);
                 }
                 if version["schema"]["openAPIV3Schema"].is_null() {
                     errors.required(&at.child("schema").child("openAPIV3Schema"), "schemas are required");
@@ -146,18 +150,4 @@ pub(super) fn custom_definition(kind: &mut Kind) {
         unconditional_update: false,
         ..Strategy::GENERIC
     };
-}
-
-/// Says whether a schema has rules in CEL anywhere.
-fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => {
-            map.get("x-kubernetes-validations")
-                .and_then(Value::as_array)
-                .is_some_and(|rules| !rules.is_empty())
-                || map.values().any(has_rules)
-        }
-        Value::Array(items) => items.iter().any(has_rules),
-        _ => false,
-    }
 }

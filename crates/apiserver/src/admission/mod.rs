@@ -9,11 +9,13 @@
 
 mod certificates;
 mod defaults;
+pub(crate) mod expression;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod owner_references;
 mod pod_security;
+pub(crate) mod policy;
 mod priority;
 mod quota;
 mod service_account;
@@ -28,6 +30,7 @@ use machinery::clock::SharedClock;
 use machinery::names::Random;
 use serde_json::Value;
 
+use self::policy::Evaluator;
 use self::webhook::rules::Named;
 use self::webhook::{Reinvocation, Webhooks};
 use crate::access::{Access, Lookup, UserInfo, text};
@@ -135,12 +138,24 @@ pub(crate) trait Plugin: Send + Sync {
     }
 }
 
+/// What is configured by objects of the API.
+pub(crate) struct Extensions {
+    pub(crate) policies: Evaluator,
+    pub(crate) webhooks: Webhooks,
+}
+
+impl Extensions {
+    fn any(&self) -> bool {
+        self.policies.policies.any() || self.webhooks.configurations.any()
+    }
+}
+
 /// The plugins in their order.
 pub struct Admission {
     plugins: Vec<Box<dyn Plugin>>,
     /// Comes after webhooks: what any other refuses must not be counted.
     quota: quota::ResourceQuota,
-    webhooks: Option<Webhooks>,
+    extensions: Option<Extensions>,
     access: Arc<Access>,
     random: Random,
     clock: SharedClock,
@@ -171,18 +186,18 @@ impl Admission {
             Box::new(owner_references::OwnerReferences),
         ];
         let quota = quota::ResourceQuota::default();
-        Self { plugins, quota, webhooks: None, access, random, clock }
+        Self { plugins, quota, extensions: None, access, random, clock }
     }
 
     /// Adds what is configured by objects of the API.
-    pub(crate) fn with_webhooks(mut self, webhooks: Webhooks) -> Self {
-        self.webhooks = Some(webhooks);
+    pub(crate) fn with(mut self, extensions: Extensions) -> Self {
+        self.extensions = Some(extensions);
         self
     }
 
     /// Says whether anybody wants to know the options of requests.
     pub(crate) fn is_extended(&self) -> bool {
-        self.webhooks.as_ref().is_some_and(|webhooks| webhooks.configurations.any())
+        self.extensions.as_ref().is_some_and(Extensions::any)
     }
 
     /// Lets every plugin change the object.
@@ -193,27 +208,31 @@ impl Admission {
         namespace::await_namespace(request, world).await;
         service_account::await_account(request, world).await;
         self.complete(request, world)?;
-        let Some(webhooks) = self.webhooks.as_ref().filter(|_| self.is_extended()) else { return Ok(()) };
+        let Some(extensions) = self.extensions.as_ref().filter(|extensions| extensions.any()) else {
+            return Ok(());
+        };
         let hidden = Hidden::take(request);
-        let result = self.extend(request, world, webhooks).await;
+        let result = self.extend(request, world, extensions).await;
         hidden.put_back(request);
         result
     }
 
-    /// Lets webhooks change the object, and everybody again who has not seen what they made of it.
+    /// Lets policies and webhooks change the object, and everybody again who has not seen what they made of it.
     async fn extend(
         &self,
         request: &mut Request<'_>,
         world: &dyn World,
-        webhooks: &Webhooks,
+        Extensions { policies, webhooks }: &Extensions,
     ) -> Result<(), Status> {
         let mut state = Reinvocation::default();
         let before = request.object.clone();
+        policies.mutate(request, world, false)?;
         webhooks.mutate(request, world, &mut state).await?;
         if *request.object == before {
             return Ok(());
         }
         self.complete(request, world)?;
+        policies.mutate(request, world, true)?;
         if state.begin_again() {
             webhooks.mutate(request, world, &mut state).await?;
         }
@@ -234,7 +253,8 @@ impl Admission {
             let context = self.context(world);
             self.plugins.iter().try_for_each(|plugin| plugin.validate(request, &context))?;
         }
-        if let Some(webhooks) = &self.webhooks {
+        if let Some(Extensions { policies, webhooks }) = &self.extensions {
+            policies.validate(request, world)?;
             webhooks.validate(request, world).await?;
         }
         self.quota.validate(request, &self.context(world))

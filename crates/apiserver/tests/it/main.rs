@@ -10,6 +10,7 @@ mod custom;
 mod hooks;
 mod kit;
 mod negotiating;
+mod policies;
 mod proxying;
 mod watching;
 mod webhooks;

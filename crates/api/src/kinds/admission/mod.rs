@@ -1,24 +1,17 @@
 //! Webhooks and admission policies.
 
+mod policy;
 pub(super) mod webhook;
 
 use serde_json::{Value, json};
 
 use super::cells;
-use crate::field::Path;
 use crate::registry::{AGE, Column, Kind, NAME, Table};
 use crate::value::{default, each_mut, list, object, set, text};
 
 /// Completes the descriptors of the kinds of `admissionregistration.k8s.io`.
 pub(super) fn describe(kind: &mut Kind) {
     kind.strategy.unconditional_update = false;
-    if !kind.kind.ends_with("WebhookConfiguration") {
-        // Accepting what is not enforced would be worse than saying so.
-        kind.strategy.validate = |kind, _, errors| {
-            let why = format!("this API server does not evaluate objects of kind {} yet", kind.kind);
-            errors.forbidden(&Path::new("spec"), why);
-        };
-    }
     match kind.kind.as_ref() {
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
             kind.strategy.default = |kind, object| {
@@ -37,6 +30,8 @@ pub(super) fn describe(kind: &mut Kind) {
         }
         "ValidatingAdmissionPolicy" => {
             kind.strategy.default = |_, object| default_policy(object);
+            kind.strategy.validate = |_, object, errors| policy::validate(object, false, errors);
+            kind.strategy.generation = true;
             kind.table = Table::new(
                 vec![
                     NAME,
@@ -58,6 +53,8 @@ pub(super) fn describe(kind: &mut Kind) {
         }
         "MutatingAdmissionPolicy" => {
             kind.strategy.default = |_, object| default_policy(object);
+            kind.strategy.validate = |_, object, errors| policy::validate(object, true, errors);
+            kind.strategy.generation = true;
             kind.table = Table::new(
                 vec![NAME, Column::number("Mutations", "How many changes it makes."), AGE],
                 |object, now| {
@@ -70,6 +67,9 @@ pub(super) fn describe(kind: &mut Kind) {
             );
         }
         _ => {
+            kind.strategy.validate = |kind, object, errors| {
+                policy::validate_binding(object, kind.kind.starts_with("Mutating"), errors);
+            };
             kind.table = Table::new(
                 vec![
                     NAME,

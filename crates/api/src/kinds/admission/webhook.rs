@@ -55,10 +55,7 @@ fn webhook_itself(webhook: &Value, mutating: bool, at: &Path, errors: &mut Error
     }
     review_versions(webhook, "admissionReviewVersions", at, errors);
     client_config(&webhook["clientConfig"], &at.child("clientConfig"), errors);
-    if !list(webhook, "matchConditions").is_empty() {
-        let why = "expressions in CEL are not evaluated by this API server yet";
-        errors.forbidden(&at.child("matchConditions"), why);
-    }
+    super::policy::match_conditions(webhook, at, false, errors);
 }
 
 /// Checks the versions of a review that a webhook speaks.

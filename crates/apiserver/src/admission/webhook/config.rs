@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::call::{Client, Place};
 use super::rules::Matching;
 use crate::access::{list, strings, text};
+use crate::admission::expression::{self, Condition};
 
 /// The resources that [`Configurations::observe`] wants to see.
 pub(crate) const OBSERVED: [&str; 2] = [
@@ -27,6 +28,8 @@ pub(crate) struct Hook {
     pub(crate) name: String,
     /// What it is for.
     pub(crate) matching: Matching,
+    /// What must hold of a request beside.
+    pub(crate) conditions: Vec<Condition>,
     /// Whether a request goes on when the webhook cannot be called.
     pub(crate) ignore_failure: bool,
     /// How long a call may take.
@@ -47,6 +50,7 @@ impl Hook {
             configuration: configuration.to_owned(),
             name: text(webhook, "/name").to_owned(),
             matching: Matching::of_webhook(webhook)?,
+            conditions: expression::conditions(webhook, &expression::VARIABLES)?,
             ignore_failure: text(webhook, "/failurePolicy") == "Ignore",
             timeout: Duration::from_secs(webhook["timeoutSeconds"].as_u64().unwrap_or(10)),
             reinvoke: text(webhook, "/reinvocationPolicy") == "IfNeeded",

@@ -13,9 +13,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::cel::Budget;
 use api::patch;
-use api::registry::{Kind, Registry};
-use api::status::Status;
+use api::registry::Registry;
+use api::status::{Resource, Status};
 use arc_swap::ArcSwap;
 use machinery::clock::SharedClock;
 use machinery::names::Random;
@@ -24,8 +25,10 @@ use serde_json::Value;
 use self::call::{Client, Network};
 use self::config::{Configurations, Hook};
 use self::review::{Answer, Shown};
-use self::rules::As;
-use super::{GroupVersionKind, Operation, Request, World};
+use self::rules::{Converted, converted};
+use super::expression::{Seen, all_hold};
+use super::{Operation, Request, World};
+use crate::access::Access;
 use crate::cache::Cache;
 
 /// The name under which webhooks are called.
@@ -37,6 +40,7 @@ const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 pub(crate) struct Webhooks {
     pub(crate) configurations: Arc<Configurations>,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
+    pub(crate) access: Arc<Access>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) random: Random,
     pub(crate) clock: SharedClock,
@@ -69,13 +73,6 @@ impl Reinvocation {
 /// A call that failed, as opposed to one that was answered with a refusal.
 struct Failed(String);
 
-/// A kind and the request's objects in it.
-struct Converted {
-    kind: Arc<Kind>,
-    object: Value,
-    old: Option<Value>,
-}
-
 impl Webhooks {
     /// Lets the mutating webhooks change the object of `request`, or refuse it.
     pub(crate) async fn mutate(
@@ -98,7 +95,10 @@ impl Webhooks {
             }
             let registry = self.registry.load();
             let Some(found) = hook.matching.find(request, world, &registry)? else { continue };
-            let converted = self.converted(request, &found);
+            let converted = converted(request, &found);
+            if !self.holds(hook, request, converted.as_ref())? {
+                continue;
+            }
             let round = usize::from(state.again);
             let result = self.ask(hook, request, converted.as_ref(), true).await;
             let changed = match self.settle(hook, request, result, "mutating")? {
@@ -136,8 +136,10 @@ impl Webhooks {
         {
             let registry = self.registry.load();
             for hook in hooks.iter() {
-                if let Some(found) = hook.matching.find(request, world, &registry)? {
-                    asked.push((hook, self.converted(request, &found)));
+                let Some(found) = hook.matching.find(request, world, &registry)? else { continue };
+                let converted = converted(request, &found);
+                if self.holds(hook, request, converted.as_ref())? {
+                    asked.push((hook, converted));
                 }
             }
         }
@@ -159,22 +161,26 @@ impl Webhooks {
         first.map_or(Ok(()), Err)
     }
 
-    /// Returns the request's objects as `found` says, unless that is as they are.
-    fn converted(&self, request: &Request<'_>, found: &As<'_>) -> Option<Converted> {
-        let As::Other(kind) = found else { return None };
-        let own = request.descriptor?;
-        let convert = |object: &Value| {
-            let mut object = object.clone();
-            if object.is_object() {
-                own.to_storage(&mut object);
-                kind.from_storage(&mut object);
+    /// Says whether the webhook's match conditions hold.
+    fn holds(
+        &self,
+        hook: &Hook,
+        request: &Request<'_>,
+        converted: Option<&Converted>,
+    ) -> Result<bool, Status> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let shown = converted.map_or_else(|| Shown::as_is(request), Converted::shown);
+        let seen = Seen::new(request, &shown, self.access.clone());
+        all_hold(&hook.conditions, &seen, &mut Budget::default()).or_else(|why| {
+            tracing::warn!(webhook = hook.name, why, "match conditions cannot be evaluated");
+            let resource = Resource { group: request.group, name: request.resource };
+            if hook.ignore_failure {
+                Ok(false)
+            } else {
+                Err(Status::forbidden(resource, request.shown_name(), &why))
             }
-            object
-        };
-        Some(Converted {
-            kind: Arc::clone(kind),
-            object: convert(request.object),
-            old: request.old.map(convert),
         })
     }
 
@@ -199,28 +205,7 @@ impl Webhooks {
         let client =
             client.as_ref().map_err(|error| Failed(format!("could not get REST client: {error}")))?;
         let uid = self.random.uid();
-        let shown = match converted {
-            None => Shown {
-                kind: request.kind,
-                group: request.group,
-                version: request.version,
-                resource: request.resource,
-                object: request.object,
-                old: request.old,
-            },
-            Some(converted) => Shown {
-                kind: GroupVersionKind {
-                    group: &converted.kind.group,
-                    version: &converted.kind.version,
-                    kind: &converted.kind.kind,
-                },
-                group: &converted.kind.group,
-                version: &converted.kind.version,
-                resource: &converted.kind.plural,
-                object: &converted.object,
-                old: converted.old.as_ref(),
-            },
-        };
+        let shown = converted.map_or_else(|| Shown::as_is(request), Converted::shown);
         let question = review::question(request, &shown, &uid, version);
         let within = hook.timeout.max(Duration::from_secs(1));
         let review = client

@@ -7,8 +7,9 @@ use api::selector::Selector;
 use api::status::{Resource, Status};
 use serde_json::{Map, Value};
 
+use super::review::Shown;
 use crate::access::{list, strings, text};
-use crate::admission::{Operation, Request, World};
+use crate::admission::{GroupVersionKind, Operation, Request, World};
 
 /// The kinds that decide on admission. Nothing that is asked about them may be asked by them.
 const EXEMPT: [&str; 6] = [
@@ -92,6 +93,8 @@ impl Rule {
 pub(crate) struct Matching {
     pub(crate) rules: Vec<Rule>,
     pub(crate) excluded: Vec<Rule>,
+    /// There are no rules because there need be none: a binding takes what its policy takes.
+    any_rule: bool,
     /// Also match a request for the same objects under another group or version.
     pub(crate) equivalent: bool,
     pub(crate) namespaces: Selector,
@@ -107,6 +110,16 @@ impl Matching {
         Self::read(webhook, "/rules", "/none")
     }
 
+    /// Reads the `matchResources` or `matchConstraints` of a policy or a binding. Without rules everything is
+    /// meant.
+    ///
+    /// # Errors
+    /// As for webhooks.
+    pub(crate) fn of_policy(resources: &Value) -> Result<Self, String> {
+        let read = Self::read(resources, "/resourceRules", "/excludeResourceRules")?;
+        Ok(Self { any_rule: read.rules.is_empty(), ..read })
+    }
+
     fn read(value: &Value, rules: &str, excluded: &str) -> Result<Self, String> {
         let selector = |key: &str| match value.get(key) {
             None | Some(Value::Null) => Ok(Selector::everything()),
@@ -115,6 +128,7 @@ impl Matching {
         Ok(Self {
             rules: Rule::read_all(list(value, rules)),
             excluded: Rule::read_all(list(value, excluded)),
+            any_rule: false,
             equivalent: text(value, "/matchPolicy") != "Exact",
             namespaces: selector("namespaceSelector")?,
             objects: selector("objectSelector")?,
@@ -151,7 +165,8 @@ impl Matching {
             return Ok(None);
         }
         // A rule that names the resource itself comes before one that names an equivalent.
-        let exact = self.rules.iter().any(|rule| rule.matches(request, own)).then_some(As::Itself);
+        let exact = self.any_rule || self.rules.iter().any(|rule| rule.matches(request, own));
+        let exact = exact.then_some(As::Itself);
         let Some(found) = exact.or_else(|| hit(&self.rules)) else { return Ok(None) };
         if hit(&self.excluded).is_some() {
             return Ok(None);
@@ -185,6 +200,43 @@ pub(crate) enum As<'a> {
     Itself,
     /// The same objects under another group or version.
     Other(&'a Arc<Kind>),
+}
+
+/// A kind and the request's objects in it.
+pub(crate) struct Converted {
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) object: Value,
+    pub(crate) old: Option<Value>,
+}
+
+impl Converted {
+    /// Returns the request as one of this kind.
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        let kind = &self.kind;
+        Shown {
+            kind: GroupVersionKind { group: &kind.group, version: &kind.version, kind: &kind.kind },
+            group: &kind.group,
+            version: &kind.version,
+            resource: &kind.plural,
+            object: &self.object,
+            old: self.old.as_ref(),
+        }
+    }
+}
+
+/// Returns the request's objects as `found` says, unless that is as they are.
+pub(crate) fn converted(request: &Request<'_>, found: &As<'_>) -> Option<Converted> {
+    let As::Other(kind) = found else { return None };
+    let own = request.descriptor?;
+    let convert = |object: &Value| {
+        let mut object = object.clone();
+        if object.is_object() {
+            own.to_storage(&mut object);
+            kind.from_storage(&mut object);
+        }
+        object
+    };
+    Some(Converted { kind: Arc::clone(kind), object: convert(request.object), old: request.old.map(convert) })
 }
 
 /// Returns the other names under which the objects of a resource are served.

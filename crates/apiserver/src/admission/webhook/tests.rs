@@ -4,6 +4,7 @@ use serde_json::json;
 use super::rules::{Matching, Rule};
 use super::*;
 use crate::access::UserInfo;
+use crate::admission::GroupVersionKind;
 
 /// Says whether a rule is for a request: `CREATE group/version/resource/subresource namespace/name`.
 fn matches(rule: Value, request: &str) -> bool {
