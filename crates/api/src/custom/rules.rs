@@ -45,9 +45,9 @@ enum Step {
 pub(super) struct Node {
     rules: Vec<Rule>,
     schema: Value,
-    properties: BTreeMap<String, Node>,
-    additional: Option<Box<Node>>,
-    items: Option<Box<Node>>,
+    properties: BTreeMap<String, Self>,
+    additional: Option<Box<Self>>,
+    items: Option<Box<Self>>,
     /// By which fields items of a list are the same; `None` for lists whose items cannot be told apart.
     keys: Option<Vec<String>>,
 }

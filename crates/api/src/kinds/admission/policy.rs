@@ -71,7 +71,7 @@ pub(super) fn validate(policy: &Value, mutating: bool, errors: &mut Errors) {
     check::one_of_or_unset(spec, "failurePolicy", &["Fail", "Ignore"], &at, errors);
     match &spec["matchConstraints"] {
         Value::Object(_) => {
-            match_resources(&spec["matchConstraints"], &at.child("matchConstraints"), true, errors)
+            match_resources(&spec["matchConstraints"], &at.child("matchConstraints"), true, errors);
         }
         _ => errors.required(&at.child("matchConstraints"), ""),
     }

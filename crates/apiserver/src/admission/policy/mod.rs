@@ -27,6 +27,9 @@ pub(crate) struct Evaluator {
     pub(crate) access: Arc<Access>,
 }
 
+/// Notes for the audit log, by key.
+type Annotations = Vec<(String, String)>;
+
 /// A policy that a request does not satisfy, or that could not be evaluated.
 struct Refusal {
     message: String,
@@ -174,7 +177,7 @@ impl Evaluator {
         request: &Request<'_>,
         world: &dyn World,
         converted: Option<&Converted>,
-    ) -> (Vec<(usize, Refusal)>, Vec<(String, String)>) {
+    ) -> (Vec<(usize, Refusal)>, Annotations) {
         let (mut refusals, mut notes) = (Vec::new(), Vec::new());
         let failed = |refusal: Refusal| if policy.ignore_failure { None } else { Some((0, refusal)) };
         let all = match self.params(policy, binding, request, world) {
