@@ -28,6 +28,12 @@ pub enum Error {
         /// The program that was looked for.
         program: String,
     },
+    /// Machines are made for x86-64 only.
+    #[error("this host is of the architecture {architecture}; virtual machines are made on x86_64 only")]
+    Architecture {
+        /// The host's.
+        architecture: &'static str,
+    },
     /// The file system or the kernel refused something.
     #[error("{doing}: {source}")]
     Io {
@@ -122,6 +128,7 @@ impl StartFailure {
         &self.output
     }
 
+    #[cfg(any(target_os = "linux", test))]
     /// Judges a start by QEMU's output.
     pub(crate) fn judge(output: &str, end: String) -> Self {
         let known = |needle: &[&str]| needle.iter().any(|needle| output.contains(needle));
@@ -156,9 +163,11 @@ impl fmt::Display for StartFailure {
     }
 }
 
+#[cfg(any(target_os = "linux", test))]
 /// How many of a log's last lines an error carries.
 const LAST_LINES: usize = 12;
 
+#[cfg(any(target_os = "linux", test))]
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")

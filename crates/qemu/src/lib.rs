@@ -6,6 +6,7 @@
 //! journal can hold it before it is there. This crate knows nothing of Kubernetes, of clusters or of Ignition.
 
 mod acceleration;
+#[cfg(target_os = "linux")]
 mod arguments;
 mod error;
 pub mod image;

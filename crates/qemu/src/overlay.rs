@@ -101,23 +101,24 @@ fn read_header(head: &[u8]) -> Option<Facts> {
     Some(Facts { format: Format::Qcow2, size, base })
 }
 
-/// Makes the layer of a disk unless it is there; the layer then has the disk's base below it, or this fails.
+/// Makes the layer of a disk unless it is there, and returns its size; one that is there has the disk's base
+/// below it, or this fails.
 ///
 /// # Errors
 /// [`Error::Disk`] when the base is not usable, or the layer that is there is over another one;
 /// [`Error::Io`] when it cannot be written.
-pub fn ensure(disk: &Disk) -> Result<()> {
+pub fn ensure(disk: &Disk) -> Result<u64> {
     let Disk { path, base, size } = disk;
     let facts = inspect(base)?;
     if path.exists() {
         let found = inspect(path)?;
         return match found.base {
-            Some(found) if found == *base => Ok(()),
-            Some(found) => Err(Error::disk(
+            Some(below) if below == *base => Ok(found.size),
+            Some(below) => Err(Error::disk(
                 path,
                 format!(
                     "it was made over {}, not over {}: delete it to begin anew",
-                    found.display(),
+                    below.display(),
                     base.display()
                 ),
             )),
@@ -128,8 +129,8 @@ pub fn ensure(disk: &Disk) -> Result<()> {
         };
     }
     let doing = || format!("making the disk {}", path.display());
-    let bytes =
-        layer(base, facts.format, facts.size.max(*size)).map_err(|reason| Error::disk(path, reason))?;
+    let size = facts.size.max(*size).next_multiple_of(512);
+    let bytes = layer(base, facts.format, size).map_err(|reason| Error::disk(path, reason))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs_err::create_dir_all(directory).map_err(Error::io(doing()))?;
     // Mode 0600 is what a temporary file has: a disk holds keys.
@@ -141,7 +142,7 @@ pub fn ensure(disk: &Disk) -> Result<()> {
     })();
     written.map_err(Error::io(doing()))?;
     file.persist_noclobber(path).map_err(|error| Error::io(doing())(error.error))?;
-    Ok(())
+    Ok(size)
 }
 
 /// Returns the bytes of an empty layer of `size` bytes over `base`.
@@ -150,7 +151,6 @@ fn layer(base: &Path, format: Format, size: u64) -> Result<Vec<u8>, String> {
     if name.len() > LONGEST_BASE {
         return Err(format!("the path of the image below it has more than {LONGEST_BASE} bytes"));
     }
-    let size = size.next_multiple_of(512);
     let entries = size.div_ceil(SPAN);
     let table_clusters = (entries * 8).div_ceil(CLUSTER);
     // A reference block counts CLUSTER / 2 clusters; one is enough as long as the table is that small.
@@ -216,11 +216,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = disk(directory.path(), 1 << 30);
         std::fs::write(&disk.base, vec![0; 1024]).unwrap();
-        ensure(&disk).unwrap();
+        assert_eq!(ensure(&disk).unwrap(), 1 << 30);
         let facts = inspect(&disk.path).unwrap();
         assert_eq!(facts, Facts { format: Format::Qcow2, size: 1 << 30, base: Some(disk.base.clone()) });
         let before = std::fs::read(&disk.path).unwrap();
-        ensure(&Disk { size: 0, ..disk.clone() }).unwrap();
+        assert_eq!(ensure(&Disk { size: 0, ..disk.clone() }).unwrap(), 1 << 30);
         assert_eq!(std::fs::read(&disk.path).unwrap(), before);
 
         let other = Disk { path: directory.path().join("small.qcow2"), size: 0, ..disk };

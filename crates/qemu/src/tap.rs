@@ -8,7 +8,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use futures::TryStreamExt;
 use nix::errno::Errno;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 
 use crate::error::{Error, Result};
@@ -52,10 +54,25 @@ pub async fn open(name: &str, bridge: &str) -> Result<OwnedFd> {
 /// Removes the tap `name`; succeeds when there is none.
 ///
 /// # Errors
-/// [`Error::Interface`] when the kernel refuses.
+/// [`Error::Interface`] when the kernel refuses, or when the interface of that name is no tap.
 pub async fn remove(name: &str) -> Result<()> {
     let Some(index) = index(name)? else { return Ok(()) };
     let kernel = Kernel::open(name)?;
+    let mut found = kernel.handle.link().get().match_index(index).execute();
+    match found.try_next().await {
+        Ok(Some(link)) if is_tap(&link) => {}
+        Ok(Some(_)) => {
+            let reason = "it is no tap, and is left alone".into();
+            return Err(Error::Interface { interface: name.into(), reason });
+        }
+        // It went away by itself: its machine has just ended.
+        Ok(None) => return Ok(()),
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::ENODEV => return Ok(()),
+        Err(error) => {
+            let reason = format!("looking at it: {error}");
+            return Err(Error::Interface { interface: name.into(), reason });
+        }
+    }
     match kernel.handle.link().del(index).execute().await {
         Ok(()) => Ok(()),
         Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -libc::ENODEV => Ok(()),
@@ -63,6 +80,13 @@ pub async fn remove(name: &str) -> Result<()> {
             Err(Error::Interface { interface: name.into(), reason: format!("removing it: {error}") })
         }
     }
+}
+
+fn is_tap(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Tun)),
+        _ => false,
+    })
 }
 
 fn make(name: &str) -> io::Result<OwnedFd> {

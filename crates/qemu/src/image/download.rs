@@ -36,6 +36,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long a server may be silent in the middle.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How many bytes come between two words about the progress.
+const STEP: u64 = 1 << 20;
 /// No signature is longer.
 const MOST_SMALL: usize = 64 * 1024;
 
@@ -243,7 +245,7 @@ async fn attempt(
     }
     file.seek(SeekFrom::Start(from)).await.map_err(disk)?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
-    let mut done = from;
+    let (mut done, mut told) = (from, from);
     progress(Progress::Downloading { done, total });
     let mut body = response.bytes_stream();
     let cut = loop {
@@ -253,11 +255,15 @@ async fn attempt(
             Some(Ok(chunk)) => {
                 file.write_all(&chunk).await.map_err(disk)?;
                 done += chunk.len() as u64;
-                progress(Progress::Downloading { done, total });
+                if done - told >= STEP {
+                    told = done;
+                    progress(Progress::Downloading { done, total });
+                }
             }
         }
     };
     file.flush().await.map_err(disk)?;
+    progress(Progress::Downloading { done, total });
     match (cut, total) {
         (Some(reason), _) => Err(Failure::Again(format!("it was cut off after {done} bytes: {reason}"))),
         (None, Some(total)) if done != total => {

@@ -7,14 +7,11 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::process::Process;
-use super::{Holder, SOCKET, connect, holder};
+use super::{ANSWER, Holder, SOCKET, connect, holder, settled};
 use crate::arguments::{DISK_NODE, PID_FILE};
 use crate::error::{Error, Result};
 use crate::qmp::Monitor;
 
-/// How long the monitor may take to answer what takes it no time: it serves one client after the other, and
-/// on a busy host its thread waits for the processor.
-const ANSWER: Duration = Duration::from_secs(20);
 /// How long QEMU may take to end once it was told to: it writes its disk's caches back.
 const QUIT: Duration = Duration::from_secs(20);
 /// How long saving or loading the state of a machine may take: gigabytes to a slow disk.
@@ -29,7 +26,7 @@ pub struct Instance {
 /// What a machine is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Nothing was started in its directory.
+    /// Nothing ever ran in its directory.
     Absent,
     /// Another process is starting it at this moment.
     Starting,
@@ -75,11 +72,14 @@ impl Instance {
     /// # Errors
     /// When the lock of its directory cannot be read.
     pub fn pid(&self) -> Result<Option<i32>> {
-        Ok(self.process()?.map(|process| process.pid()))
+        Ok(match holder(&self.directory)? {
+            Holder::Process(process) => Some(process.pid()),
+            Holder::Never | Holder::Nobody | Holder::Starting => None,
+        })
     }
 
-    fn process(&self) -> Result<Option<Process>> {
-        Ok(match holder(&self.directory)? {
+    async fn process(&self) -> Result<Option<Process>> {
+        Ok(match settled(&self.directory).await? {
             Holder::Process(process) => Some(process),
             Holder::Never | Holder::Nobody | Holder::Starting => None,
         })
@@ -145,7 +145,7 @@ impl Instance {
     /// # Errors
     /// When its process cannot be ended.
     pub async fn power_off(&self, grace: Duration) -> Result<PowerOff> {
-        let Some(process) = self.process()? else { return Ok(PowerOff::Already) };
+        let Some(process) = self.process().await? else { return Ok(PowerOff::Already) };
         // A paused guest would not notice the button.
         let pressed = match self.command("cont", Value::Null, ANSWER).await {
             Ok(_) => self.command("system_powerdown", Value::Null, ANSWER).await,
@@ -174,7 +174,7 @@ impl Instance {
     /// # Errors
     /// When its process cannot be ended.
     pub async fn kill(&self) -> Result<()> {
-        match self.process()? {
+        match self.process().await? {
             Some(process) => process.kill().await,
             None => Ok(()),
         }
@@ -185,7 +185,7 @@ impl Instance {
     /// # Errors
     /// When the process cannot be watched.
     pub async fn ended_within(&self, deadline: Duration) -> Result<bool> {
-        match self.process()? {
+        match self.process().await? {
             Some(process) => process.ended(deadline).await,
             None => Ok(true),
         }

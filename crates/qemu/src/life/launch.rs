@@ -91,7 +91,11 @@ fn write_pid(lock: RawFd) -> io::Result<()> {
 
 /// Finds the emulator for the host's own architecture.
 pub(crate) fn program() -> Result<PathBuf> {
-    let name = format!("qemu-system-{}", std::env::consts::ARCH);
+    let architecture = std::env::consts::ARCH;
+    if architecture != "x86_64" {
+        return Err(Error::Architecture { architecture });
+    }
+    let name = format!("qemu-system-{architecture}");
     // Enterprise Linux has it under a name and in a place of its own.
     let other = std::iter::once(PathBuf::from("/usr/libexec/qemu-kvm"));
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -11,10 +11,14 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use machinery::clock::SystemClock;
+use machinery::names::Random;
+use machinery::retry::{Attempt, Backoff, WaitError, until};
+use serde_json::json;
 use tokio::net::UnixStream;
 
 use crate::acceleration::Acceleration;
-use crate::arguments::{PID_FILE, arguments};
+use crate::arguments::{DISK_NODE, PID_FILE, arguments};
 use crate::error::{Error, Result, StartFailure};
 use crate::machine::{Disk, Link, Machine};
 use crate::qmp::Monitor;
@@ -22,7 +26,7 @@ use crate::{overlay, tap};
 pub use instance::{Instance, PowerOff, State};
 pub(crate) use launch::program;
 use launch::{Inherited, launch};
-use process::{Holder, acquire, holder, lock_path};
+use process::{Holder, acquire, holder, settled};
 
 const SOCKET: &str = "monitor.sock";
 const LOG: &str = "qemu.log";
@@ -30,6 +34,11 @@ const LOG: &str = "qemu.log";
 /// How long QEMU may take until its machine is made and its monitor answers. It takes a second; a host that
 /// starts twenty at once, or loads a saved state from a slow disk, takes longer.
 const START_DEADLINE: Duration = Duration::from_secs(90);
+/// How long the monitor may take to answer what takes it no time: it serves one client after the other, and
+/// on a busy host its thread waits for the processor.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long a killed process may take to end.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// How much of QEMU's log is read for an error.
 const MOST_LOG: u64 = 64 * 1024;
 
@@ -64,11 +73,36 @@ pub async fn start(
     let Some(lock) = acquire(directory)? else {
         return Err(Error::AlreadyRunning { machine: machine.name.clone(), directory: directory.clone() });
     };
+    // Shared with QEMU, and kept here until this returns: whatever is cleaned up, nobody else starts meanwhile.
+    let held = lock.try_clone().map_err(Error::io(doing("keeping its lock")))?;
+    let started = start_locked(machine, &program, acceleration, options, lock).await;
+    if started.is_err() {
+        // An empty lock says that nothing ever ran.
+        remove_file(&directory.join(PID_FILE))?;
+        held.set_len(0).map_err(Error::io(doing("emptying its lock")))?;
+    }
+    started
+}
+
+async fn start_locked(
+    machine: &Machine,
+    program: &Path,
+    acceleration: &Acceleration,
+    options: &StartOptions,
+    lock: std::fs::File,
+) -> Result<Instance> {
+    let directory = &machine.directory;
+    let doing = |what: &str| format!("starting machine {}: {what}", machine.name);
     // Its presence would say that this QEMU was killed.
     remove_file(&directory.join(PID_FILE))?;
-    if let Some(disk) = &machine.disk {
-        overlay::ensure(disk)?;
-    }
+    // A disk that was made when the machine was to have less grows.
+    let grow = match &machine.disk {
+        Some(disk) => {
+            let there = overlay::ensure(disk)?;
+            Some(disk.size).filter(|&size| size > there)
+        }
+        None => None,
+    };
     private_log(&machine.console, false)?;
     let log = private_log(&directory.join(LOG), true)?;
     let mut taps = Vec::new();
@@ -80,10 +114,16 @@ pub async fn start(
     let monitor = listen(directory).map_err(Error::io(doing("making its monitor's socket")))?;
     let arguments = arguments(machine, acceleration, options.load.as_deref());
     tracing::debug!(machine = machine.name, ?program, ?arguments, "starting QEMU");
-    let mut child = launch(&program, &arguments, Inherited { monitor, lock, taps }, &log)?;
+    let mut child = launch(program, &arguments, Inherited { monitor, lock, taps }, &log)?;
 
     let path = directory.join(SOCKET);
-    let greeted = async { Monitor::begin(connect(directory).await?, &path).await };
+    let greeted = async {
+        let mut monitor = Monitor::begin(connect(directory).await?, &path).await?;
+        if let Some(size) = grow {
+            monitor.execute("block_resize", json!({ "node-name": DISK_NODE, "size": size })).await?;
+        }
+        Ok::<_, Error>(())
+    };
     let end = tokio::select! {
         biased;
         status = child.wait() => match status {
@@ -101,10 +141,9 @@ pub async fn start(
         },
     };
     // Already ended, or killed here: in both cases nothing is left when the error is reported.
-    child.kill().await.map_err(Error::io(doing("killing QEMU")))?;
+    let killed = tokio::time::timeout(KILL_DEADLINE, child.kill()).await;
+    killed.unwrap_or_else(|late| Err(late.into())).map_err(Error::io(doing("killing QEMU")))?;
     let output = read_tail(&log).map_err(Error::io(doing("reading QEMU's log")))?;
-    remove_file(&directory.join(PID_FILE))?;
-    remove_file(&lock_path(directory))?;
     let failure = StartFailure::judge(&output, end);
     Err(Error::Start { machine: machine.name.clone(), failure })
 }
@@ -116,7 +155,21 @@ pub async fn start(
 /// # Errors
 /// What could not be taken away; the rest may still be there.
 pub async fn destroy(machine: &Machine) -> Result<()> {
-    Instance::at(&machine.directory).kill().await?;
+    let directory = &machine.directory;
+    Instance::at(directory).kill().await?;
+    // Held until its file is gone, so that nothing is started in between.
+    let lock = if directory.is_dir() {
+        let lock = acquire(directory)?;
+        if lock.is_none() {
+            return Err(Error::AlreadyRunning {
+                machine: machine.name.clone(),
+                directory: directory.clone(),
+            });
+        }
+        lock
+    } else {
+        None
+    };
     for card in &machine.cards {
         if let Link::Tap { name, .. } = &card.link {
             tap::remove(name).await?;
@@ -125,11 +178,14 @@ pub async fn destroy(machine: &Machine) -> Result<()> {
     if let Some(Disk { path, .. }) = &machine.disk {
         remove_file(path)?;
     }
-    match std::fs::remove_dir_all(&machine.directory) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io(format!("removing {}", machine.directory.display()))(error)),
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("removing {}", directory.display()))(error));
+        }
+        _ => {}
     }
+    drop(lock);
+    Ok(())
 }
 
 /// Connects to the monitor of the machine in `directory`.
@@ -138,7 +194,25 @@ async fn connect(directory: &Path) -> Result<UnixStream> {
     let fail = |error: io::Error| Error::Monitor { path: path.clone(), reason: error.to_string() };
     // By way of the open directory, since a socket's address has room for 107 bytes.
     let opened = std::fs::File::open(directory).map_err(fail)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd())).await.map_err(fail)
+    let short = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
+    let (what, random) = (path.display().to_string(), Random::from_os());
+    // QEMU lets one client wait in its socket while it serves another; the kernel sends the others away, and has
+    // no event for them.
+    let connected = until(&what, ANSWER, Backoff::QUICK, &SystemClock, &random, async || {
+        match UnixStream::connect(&short).await {
+            Ok(stream) => Attempt::Done(stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Attempt::Again("it serves other clients".into())
+            }
+            Err(error) => Attempt::Fatal(fail(error)),
+        }
+    });
+    connected.await.map_err(|error| match error {
+        WaitError::Fatal { error, .. } => error,
+        deadline @ WaitError::Deadline { .. } => {
+            Error::Monitor { path: path.clone(), reason: deadline.to_string() }
+        }
+    })
 }
 
 /// Makes the monitor's socket. It exists before QEMU does: a connection waits in it, nobody has to poll.

@@ -10,15 +10,20 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use machinery::clock::SystemClock;
+use machinery::names::Random;
+use machinery::retry::{Attempt, Backoff, WaitError, until};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::KILL_DEADLINE;
 use crate::error::{Error, Result};
 
 const LOCK: &str = "lock";
@@ -36,20 +41,53 @@ fn whole_file(kind: i32) -> libc::flock {
 pub(super) fn acquire(directory: &Path) -> Result<Option<File>> {
     let path = lock_path(directory);
     let doing = || format!("locking {}", path.display());
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(Error::io(doing()))?;
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-        Ok(_) => {}
-        Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
-        Err(error) => return Err(Error::io(doing())(error.into())),
+    loop {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(Error::io(doing()))?;
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+            Err(error) => return Err(Error::io(doing())(error.into())),
+        }
+        // A machine that was taken away took its lock's file along: what is locked then is not what others see.
+        let locked = file.metadata().map_err(Error::io(doing()))?;
+        match std::fs::metadata(&path) {
+            Ok(seen) if (seen.dev(), seen.ino()) == (locked.dev(), locked.ino()) => {
+                file.set_len(0).map_err(Error::io(doing()))?;
+                return Ok(Some(file));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(doing())(error)),
+        }
     }
-    file.set_len(0).map_err(Error::io(doing()))?;
-    Ok(Some(file))
 }
+
+/// Asks who holds the lock of a directory, and waits a moment while somebody is between taking it and starting
+/// QEMU: it takes as long as making a disk and a few taps.
+pub(super) async fn settled(directory: &Path) -> Result<Holder> {
+    let random = Random::from_os();
+    let what = format!("the process that starts the machine in {}", directory.display());
+    let outcome =
+        until(&what, STARTING, Backoff::QUICK, &SystemClock, &random, async || match holder(directory) {
+            Ok(Holder::Starting) => Attempt::Again("it holds the lock, and has not started QEMU yet".into()),
+            Ok(holder) => Attempt::Done(holder),
+            Err(error) => Attempt::Fatal(error),
+        });
+    outcome.await.map_err(|error| match error {
+        WaitError::Fatal { error, .. } => error,
+        deadline @ WaitError::Deadline { .. } => {
+            Error::io("looking for a machine's process")(io::Error::other(deadline.to_string()))
+        }
+    })
+}
+
+/// How long somebody may be between the lock and QEMU.
+const STARTING: Duration = Duration::from_secs(30);
 
 /// What the lock says of a machine's process.
 pub(super) enum Holder {
-    /// There is no such directory, or nothing was ever started in it.
+    /// There is no such directory, or nothing that was started in it ever ran.
     Never,
     /// Nobody holds it: the process has ended.
     Nobody,
@@ -76,7 +114,8 @@ pub(super) fn holder(directory: &Path) -> Result<Holder> {
         Ok(probe.l_type != libc::F_UNLCK as i16)
     };
     if !held(&file)? {
-        return Ok(Holder::Nobody);
+        let length = file.metadata().map_err(Error::io(doing()))?.len();
+        return Ok(if length == 0 { Holder::Never } else { Holder::Nobody });
     }
     let mut text = String::new();
     // A process id has ten digits at most.
@@ -124,12 +163,10 @@ impl Process {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => return Err(Error::io(doing())(error.into())),
         }
-        // Longer than a full write-back of its disk should take.
-        let deadline = Duration::from_secs(30);
-        if self.ended(deadline).await? {
+        if self.ended(KILL_DEADLINE).await? {
             return Ok(());
         }
-        let still = io::Error::other(format!("it still runs after {deadline:?}; the kernel holds it"));
+        let still = io::Error::other(format!("it still runs after {KILL_DEADLINE:?}; the kernel holds it"));
         Err(Error::io(doing())(still))
     }
 }
@@ -154,6 +191,7 @@ mod tests {
         std::fs::write(lock_path(directory.path()), "not a number").unwrap();
         assert!(matches!(holder(directory.path()).unwrap(), Holder::Nobody));
         assert!(acquire(directory.path()).unwrap().is_some());
+        assert!(matches!(holder(directory.path()).unwrap(), Holder::Never));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 # The ROM has it at its beginning, and a jump to it where the processor starts (0xfff0).
 
         .set ROM, 0xf0000               # where the ROM is seen below 1 MiB
-        .set EXIT, 0xf4                 # isa-debug-exit: QEMU ends with twice the value plus one
+        .set SERIAL, 0x3f8              # the first serial port takes a byte even if nobody has set it up
 
         .globl start
         .code16
@@ -83,10 +83,11 @@ long:
         jnz     3b
         # The lower half of the pattern, 40 million times, modulo 2^32.
         cmpl    $SUM, %ebx
-        movb    $1, %al
+        movb    $'N', %al
         jne     4f
-        movb    $0x2a, %al
-4:      outb    %al, $EXIT
+        movb    $'Y', %al
+4:      movw    $SERIAL, %dx
+        outb    %al, %dx
 5:      hlt
         jmp     5b
 

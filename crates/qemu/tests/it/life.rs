@@ -42,6 +42,9 @@ async fn a_machine_boots_stands_goes_on_comes_back_and_powers_off() {
     assert_eq!(found.state().await.unwrap(), State::Absent);
     let instance = start(&machine).await;
     assert_eq!(found.state().await.unwrap(), State::Running);
+    let pid = instance.pid().unwrap().unwrap();
+    let process = nix::unistd::Pid::from_raw(pid);
+    assert_eq!(nix::unistd::getsid(Some(process)).unwrap(), process, "a terminal's Ctrl-C must not reach it");
     let twice = qemu::start(&machine, &emulation(), &StartOptions::default()).await.unwrap_err().to_string();
     assert!(twice.starts_with("machine m1 is already running"), "{twice}");
     console_until(&machine, "the guest's first tick", |text| ticks(text) > 0).await;
@@ -96,9 +99,44 @@ async fn a_machine_boots_stands_goes_on_comes_back_and_powers_off() {
     assert_eq!(instance.power_off(Duration::ZERO).await.unwrap(), PowerOff::Forced);
     assert_eq!(instance.state().await.unwrap(), State::ShutDown);
 
-    start(&machine).await;
+    // What it is told later to have: a disk grows.
+    let mut larger = machine.clone();
+    larger.disk.as_mut().unwrap().size *= 2;
+    let instance = start(&larger).await;
+    let mut monitor = instance.monitor().await.unwrap();
+    let blocks =
+        monitor.execute("query-named-block-nodes", serde_json::json!({ "flat": true })).await.unwrap();
+    let sizes: Vec<_> =
+        blocks.as_array().unwrap().iter().map(|node| node["image"]["virtual-size"].clone()).collect();
+    assert!(sizes.contains(&(512u64 << 20).into()), "{sizes:?}");
+    drop(monitor);
     destroy(&machine).await.unwrap();
     assert_eq!(found.state().await.unwrap(), State::Absent);
     assert!(!machine.disk.as_ref().unwrap().path.exists() && machine.console.exists());
     destroy(&machine).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_starts_at_once_one_wins_and_the_machine_is_whole() {
+    let lab = Lab::new();
+    let machine = lab.machine("m1", "", vec![]);
+    let _guard = Guard(machine.clone());
+    let (emulation, options) = (emulation(), StartOptions::default());
+    let starts = [(); 4].map(|()| qemu::start(&machine, &emulation, &options));
+    let mut started = 0;
+    for outcome in futures::future::join_all(starts).await {
+        match outcome {
+            Ok(_) => started += 1,
+            Err(error) => assert!(error.to_string().contains("already running"), "{error}"),
+        }
+    }
+    assert_eq!(started, 1);
+    let instance = Instance::at(&machine.directory);
+    assert_eq!(instance.state().await.unwrap(), State::Running);
+    // Several who ask at once take turns.
+    let states = futures::future::join_all([(); 8].map(|()| instance.state())).await;
+    assert!(states.iter().all(|state| matches!(state, Ok(State::Running))), "{states:?}");
+    let ends = futures::future::join_all([(); 2].map(|()| destroy(&machine))).await;
+    assert!(ends.iter().any(Result::is_ok), "{ends:?}");
+    assert_eq!(instance.state().await.unwrap(), State::Absent);
 }

@@ -95,7 +95,8 @@ fn a_tap_that_cannot_be_made_says_why() {
         // One that somebody made to stay, as an older QEMU's script would.
         ip("tuntap add dev tap-b mode tap");
         tap::remove("tap-b").await.unwrap();
-        tap::remove("tap-b").await.unwrap();
+        let other = tap::remove("vmbr0").await.unwrap_err().to_string();
+        assert_eq!(other, "network interface vmbr0: it is no tap, and is left alone");
         assert_eq!(interfaces(), ["lo", "vmbr0"]);
     });
 }

@@ -12,7 +12,7 @@ use crate::kit::{PATIENCE, emulation};
 async fn the_guest_of_the_probe_runs_under_emulation_and_a_deadline_ends_it() {
     assert_eq!(try_guest(&emulation(), PATIENCE).await.unwrap(), Ok(()));
     let hasty = try_guest(&emulation(), Duration::from_millis(1)).await.unwrap().unwrap_err();
-    assert_eq!(hasty, "a small guest that takes a tenth of a second did not end in 1ms");
+    assert_eq!(hasty, "a small guest that takes a tenth of a second was not done in 1ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]
