@@ -32,7 +32,7 @@ pub(super) struct Entry {
 pub(super) struct Managers(Vec<Entry>);
 
 /// Fields that another manager owns and that would change.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Conflict {
     pub(super) index: usize,
     pub(super) set: Set,
@@ -73,30 +73,33 @@ impl Entry {
 }
 
 impl Managers {
+    /// Reads the list of an object. One that cannot be read is as good as none.
     pub(super) fn read(object: &Value) -> Self {
+        object.pointer("/metadata/managedFields").and_then(Self::parse).unwrap_or_default()
+    }
+
+    /// Reads a list; `None` when an entry of it makes no sense.
+    pub(super) fn parse(list: &Value) -> Option<Self> {
         let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
-        Self(
-            entries
-                .into_iter()
-                .flatten()
-                .filter_map(|entry| {
-                    let operation = match entry["operation"].as_str()? {
-                        "Apply" => Operation::Apply,
-                        "Update" => Operation::Update,
-                        _ => return None,
-                    };
-                    Some(Entry {
-                        name: text(entry, "manager"),
-                        operation,
-                        api_version: text(entry, "apiVersion"),
-                        subresource: text(entry, "subresource"),
-                        time: text(entry, "time"),
-                        set: Set::read(&entry["fieldsV1"]),
-                    })
-                })
-                .collect(),
-        )
+        let entries = list.as_array()?.iter().map(|entry| {
+            let operation = match entry["operation"].as_str()? {
+                "Apply" => Operation::Apply,
+                "Update" => Operation::Update,
+                _ => return None,
+            };
+            if entry["fieldsType"] != "FieldsV1" {
+                return None;
+            }
+            Some(Entry {
+                name: text(entry, "manager"),
+                operation,
+                api_version: text(entry, "apiVersion"),
+                subresource: text(entry, "subresource"),
+                time: text(entry, "time"),
+                set: Set::read(&entry["fieldsV1"]),
+            })
+        });
+        entries.collect::<Option<_>>().map(Self)
     }
 
     /// Writes the list into an object: appliers first, then by time.
@@ -189,49 +192,33 @@ impl Managers {
         self.0.iter_mut().for_each(|entry| entry.set.remove(set));
     }
 
-    /// Puts the oldest updates together, so that the list does not grow without bound.
+    /// Puts the oldest updates of a version together, so that the list does not grow without bound.
     pub(super) fn cap(&mut self) {
-        loop {
-            let mut updates: Vec<(String, usize)> = self
-                .0
-                .iter()
-                .enumerate()
-                .filter(|(_, entry)| entry.operation == Operation::Update)
-                .map(|(index, entry)| (entry.time.clone(), index))
-                .collect();
-            if updates.len() <= MOST_UPDATES {
-                return;
-            }
-            updates.sort();
-            let Some((_, oldest)) = updates.into_iter().find(|(_, index)| self.0[*index].name != ANCIENT)
-            else {
-                return;
-            };
-            let mut old = self.0.remove(oldest);
-            let bucket = self.0.iter_mut().find(|entry| {
-                entry.name == ANCIENT
-                    && entry.api_version == old.api_version
-                    && entry.subresource == old.subresource
+        let updates =
+            |entries: &[Entry]| entries.iter().filter(|entry| entry.operation == Operation::Update).count();
+        if updates(&self.0) <= MOST_UPDATES {
+            return;
+        }
+        self.0.sort_by(|a, b| (&a.time, &a.name).cmp(&(&b.time, &b.name)));
+        let mut at = 0;
+        while updates(&self.0) > MOST_UPDATES && at < self.0.len() {
+            let Entry { operation, api_version, .. } = &self.0[at];
+            // The oldest of a version waits for the next one of it to be put together with.
+            let older = self.0[..at].iter().position(|entry| {
+                *operation == Operation::Update
+                    && entry.operation == Operation::Update
+                    && entry.api_version == *api_version
             });
-            match bucket {
-                Some(bucket) => {
-                    bucket.set.extend(&old.set);
-                    bucket.time = old.time;
+            match older {
+                Some(older) => {
+                    let merged = self.0.remove(at);
+                    let bucket = &mut self.0[older];
+                    bucket.name = ANCIENT.into();
+                    bucket.subresource.clear();
+                    bucket.set.extend(&merged.set);
+                    bucket.time = merged.time;
                 }
-                None => {
-                    old.name = ANCIENT.into();
-                    self.0.push(old);
-                    // One name for another: the list is as long as before, and the next turn goes on.
-                    if self
-                        .0
-                        .iter()
-                        .filter(|entry| entry.operation == Operation::Update && entry.name != ANCIENT)
-                        .count()
-                        < MOST_UPDATES
-                    {
-                        return;
-                    }
-                }
+                None => at += 1,
             }
         }
     }

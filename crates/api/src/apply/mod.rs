@@ -53,6 +53,8 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// The manager that kubectl applies as.
 const KUBECTL: &str = "kubectl";
+/// How many bytes of annotations an object may have.
+const MOST_ANNOTATIONS: usize = 256 << 10;
 /// Where kubectl notes what it applied by itself.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -142,7 +144,13 @@ pub fn apply(
     written.extend(&changes.modified);
     let conflicts = managers.conflicts(&written);
     if !force && !conflicts.is_empty() {
-        return Err(managers::conflict_error(&conflicts));
+        // What kubectl applied by itself it may take over from whoever stands for it there.
+        let own = last_applied(before, manager, node).unwrap_or_default();
+        let (_, refused): (Vec<_>, Vec<_>) =
+            conflicts.iter().cloned().partition(|conflict| conflict.set.is_within(&own));
+        if !refused.is_empty() {
+            return Err(managers::conflict_error(&refused));
+        }
     }
     for (index, set) in conflicts.iter().map(|conflict| (conflict.index, &conflict.set)) {
         managers.take_away(index, set);
@@ -157,39 +165,52 @@ pub fn apply(
     }
     managers.put(entry);
     managers.write(&mut object);
+    note_applied(&mut object, before, &config, manager);
     Ok(object)
 }
 
 /// Records in `new` that `manager` changed `old` into it, by any write but an apply. To be called after
-/// defaulting and before admission. `old` is `None` when the object is created.
-pub fn track(new: &mut Value, old: Option<&Value>, manager: &Manager<'_>, node: &Node<'_>) {
-    let empty = Value::Object(serde_json::Map::new());
-    // A client that sends an empty list wants the object not to be tracked any more.
-    let reset = old.is_some()
-        && new.pointer("/metadata/managedFields").and_then(Value::as_array).is_some_and(|list| {
-            list.is_empty() || (list.len() == 1 && list[0].as_object().is_some_and(serde_json::Map::is_empty))
-        });
-    if reset {
+/// defaulting and before admission. `old` is `None` when the object is created. Nobody comes to own by this
+/// write what lies below the paths `reset`: the server takes no change of them from it.
+///
+/// An object that exists and has no managers stays without: its first apply finds out what was there before.
+pub fn track(
+    new: &mut Value,
+    old: Option<&Value>,
+    manager: &Manager<'_>,
+    node: &Node<'_>,
+    reset: &[&[&str]],
+) {
+    let list = |object: &Value| object.pointer("/metadata/managedFields").cloned();
+    let (sent, kept) = (list(new), old.and_then(list));
+    // Clients may edit the list itself, as kubectl does when it hands fields over to apply: but not through a
+    // subresource, and not by leaving it out, as those do who do not know it.
+    let edited = sent.filter(|sent| manager.subresource.is_empty() && Some(sent) != kept.as_ref());
+    if edited.as_ref().is_some_and(is_reset) {
         Managers::default().write(new);
         return;
     }
-    let mut managers = Managers::read(old.unwrap_or(&empty));
-    if let Some(sent) = new.pointer("/metadata/managedFields")
-        && old.is_some()
-        && old.and_then(|old| old.pointer("/metadata/managedFields")) != Some(sent)
-    {
-        // Clients may edit the list itself, as kubectl does when it hands fields over to apply.
-        managers = Managers::read(new);
-    }
-    if old.is_some() && managers.is_empty() {
+    let edited = edited.and_then(|sent| Managers::parse(&sent)).filter(|managers| !managers.is_empty());
+    let empty = Value::Object(serde_json::Map::new());
+    if old.is_some() && edited.is_none() && kept.is_none() {
         Managers::default().write(new);
         return;
     }
     let mut changes = compare::compare(old.unwrap_or(&empty), new, node);
     for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
         strip(set);
+        reset.iter().for_each(|path| set.remove_below(path));
     }
-    if !(changes.added.is_empty() && changes.modified.is_empty() && changes.removed.is_empty()) {
+    let mut managers = match (edited, kept) {
+        (Some(edited), _) => edited,
+        (None, Some(kept)) if changes.is_empty() => {
+            // Most writes that change nothing end here, without the sets of all managers being read.
+            new["metadata"]["managedFields"] = kept;
+            return;
+        }
+        (None, kept) => kept.and_then(|kept| Managers::parse(&kept)).unwrap_or_default(),
+    };
+    if !changes.is_empty() {
         let mut written = changes.added;
         written.extend(&changes.modified);
         let previous = managers.take(manager.name, Operation::Update, manager);
@@ -224,6 +245,33 @@ fn last_applied(live: &Value, manager: &Manager<'_>, node: &Node<'_>) -> Option<
     let mut set = Set::of(&config, node).ok()?;
     strip(&mut set);
     Some(set)
+}
+
+/// A list of one empty entry says that the object is not to be tracked any more.
+fn is_reset(list: &Value) -> bool {
+    matches!(list.as_array().map(Vec::as_slice), Some([Value::Object(only)]) if only.is_empty())
+}
+
+/// Keeps kubectl's own note of what it applied in step, where there is one, so that it can go back to
+/// applying by itself.
+fn note_applied(object: &mut Value, live: &Value, config: &Value, manager: &Manager<'_>) {
+    let annotations =
+        |object: &Value| object.pointer("/metadata/annotations").and_then(Value::as_object).cloned();
+    let noted = annotations(live).is_some_and(|notes| notes.contains_key(LAST_APPLIED));
+    if manager.name != KUBECTL || !manager.subresource.is_empty() || !noted {
+        return;
+    }
+    let mut config = config.clone();
+    if let Some(meta) = config.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+        if let Some(notes) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+            notes.remove(LAST_APPLIED);
+        }
+    }
+    let text = config.to_string();
+    // All annotations of an object together have a limit; a note that does not fit is left empty.
+    let fits = text.len() <= MOST_ANNOTATIONS;
+    object["metadata"]["annotations"][LAST_APPLIED] = if fits { text + "\n" } else { String::new() }.into();
 }
 
 /// Takes out of a set what nobody owns.

@@ -152,6 +152,21 @@ impl Set {
         &mut self.children.entry(element).or_default().below
     }
 
+    /// Adds an element that is not there yet, unless neither it nor anything below it is to be in.
+    pub(super) fn attach(&mut self, element: impl Fn() -> Element, is_in: bool, below: Self) {
+        if is_in || !below.children.is_empty() {
+            self.children.insert(element(), Member { is_in, below });
+        }
+    }
+
+    /// Says whether every path of this set is in another one.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        self.children.iter().all(|(element, member)| match other.children.get(element) {
+            Some(theirs) => (theirs.is_in || !member.is_in) && member.below.is_within(&theirs.below),
+            None => !member.is_in && member.below.is_empty(),
+        })
+    }
+
     /// Adds what is in another set.
     pub(super) fn extend(&mut self, other: &Self) {
         for (element, member) in &other.children {

@@ -47,9 +47,6 @@ impl Resource {
             ] {
                 meta.remove(key);
             }
-            if !options.applied {
-                meta.remove("managedFields");
-            }
             for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
                 if meta.get(key).is_some_and(|value| {
                     value.is_null()
@@ -69,6 +66,7 @@ impl Resource {
                 object["metadata"]["name"] = json!(api::meta::generated_name(&base, &server.random));
             }
             self.kind.default(&mut object);
+            self.track(&mut object, None, options);
             let name = api::meta::name(&object).to_owned();
             let write = Write {
                 operation: Operation::Create,

@@ -171,8 +171,9 @@ impl Resource {
             };
             carry_over(&mut new, &old);
             self.kind.default(&mut new);
-            if !options.applied {
-                self.track(&mut new, &old, write.subresource, options);
+            // What admission changes is nobody's, but what a subresource does not take is not written.
+            if part == Part::Main {
+                self.track(&mut new, Some(&old), options);
             }
             match scale {
                 None => self.mutate(write, &mut new).await?,
@@ -183,7 +184,14 @@ impl Resource {
                 }
             }
             self.kind.default(&mut new);
+            let managers = new["metadata"].get("managedFields").filter(|_| options.applied).cloned();
             self.kind.prepare_update(&mut new, &old, part);
+            if part != Part::Main {
+                if let Some(managers) = managers {
+                    new["metadata"]["managedFields"] = managers;
+                }
+                self.track(&mut new, Some(&old), options);
+            }
             let guard = self.allocate(&mut new, Some(&old), part == Part::Main).await?;
             self.check_escalation(&new, Some(&old))?;
             let kind = &self.kind;
@@ -293,31 +301,41 @@ impl Resource {
         call.server.access.check_rbac_write(&call.user, &self.kind.plural, new, old)
     }
 
-    /// Records who changed which fields. Only objects that somebody has applied are kept track of: the first
-    /// apply finds the fields of all others as owned by whoever was before it.
-    fn track(&self, new: &mut Value, old: &Value, subresource: &str, options: &WriteOptions) {
-        let tracked = |object: &Value| {
-            object["metadata"]["managedFields"].as_array().is_some_and(|entries| !entries.is_empty())
-        };
-        if !tracked(old) && !tracked(new) {
-            if let Some(meta) = new["metadata"].as_object_mut() {
-                meta.remove("managedFields");
-            }
+    /// Records who changed which fields; `old` is `None` when the object is created.
+    pub(super) fn track(&self, new: &mut Value, old: Option<&Value>, options: &WriteOptions) {
+        if options.applied {
             return;
         }
         let name = self.manager(options);
         let (api_version, time) = (self.kind.api_version(), self.time());
+        let subresource = self.target.subresource.as_str();
         let manager = Manager { name: &name, api_version: &api_version, subresource, now: &time };
-        apply::track(new, Some(old), &manager, &self.node());
+        // What belongs to the status is written by way of the status, and the other way round.
+        let reset: &[&[&str]] = match subresource {
+            "status" => &[&["spec"]],
+            _ if self.kind.has_status() => &[&["status"]],
+            _ => &[],
+        };
+        apply::track(new, old, &manager, &self.node(), reset);
     }
 
     /// The name under which this call's changes are recorded.
     pub(crate) fn manager(&self, options: &WriteOptions) -> String {
-        options.field_manager.clone().unwrap_or_else(|| {
-            let agent = self.call.parts.headers.get(http::header::USER_AGENT);
-            let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or("unknown");
-            agent.split('/').next().unwrap_or_default().chars().take(128).collect()
-        })
+        if let Some(name) = &options.field_manager {
+            return name.clone();
+        }
+        let agent =
+            self.call.parts.headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        if let Some(agent) = agent.filter(|agent| !agent.is_empty()) {
+            return agent.split('/').next().unwrap_or_default().chars().take(128).collect();
+        }
+        // Parts of this program come without one. They are called as upstream's parts are.
+        match self.call.user.name.strip_prefix("system:") {
+            Some("apiserver") => "kube-apiserver".into(),
+            Some(node) if node.starts_with("node:") => "kubelet".into(),
+            Some(part) if !part.contains(':') => part.into(),
+            _ => "unknown".into(),
+        }
     }
 
     /// The present time as objects carry it.
