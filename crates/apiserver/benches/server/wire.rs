@@ -86,7 +86,9 @@ impl Connection {
             match self.stream.read_u8().await? {
                 b'\n' => break,
                 digit => {
-                    size = (char::from(digit).to_digit(16)).map_or(size, |digit| size * 16 + digit as usize)
+                    if let Some(digit) = char::from(digit).to_digit(16) {
+                        size = size * 16 + digit as usize;
+                    }
                 }
             }
         }
