@@ -197,6 +197,7 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
             Runtime::Builtin => node_agent::RuntimeChoice::Builtin,
             Runtime::Cri => node_agent::RuntimeChoice::Cri,
         },
+        runtime_endpoint: node_agent::Config::CONTAINERD.into(),
     };
     serde_yaml::to_string(&config).context("writing node-agent.yaml")
 }

@@ -1,7 +1,10 @@
 //! The one retry helper and the one way to wait for a condition.
 
 use std::fmt::{Debug, Display};
+use std::ops::ControlFlow;
 use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 use crate::clock::Clock;
 use crate::names::Random;
@@ -87,28 +90,89 @@ where
     E: Display + Debug,
     F: AsyncFnMut() -> Attempt<T, E>,
 {
-    let mut last = String::from("nothing yet");
-    let mut failures = 0;
-    let out_of_time = clock.after(deadline);
-    tokio::pin!(out_of_time);
+    let mut turns = Turns::new(what, deadline, backoff, clock, random);
     loop {
+        if let ControlFlow::Break(outcome) = turns.take(attempt()).await {
+            return outcome;
+        }
+    }
+}
+
+/// Like [`until`], in a task that may move between threads: of async closures the compiler cannot tell that.
+///
+/// # Errors
+/// As [`until`].
+pub async fn until_sent<T, E, A>(
+    what: &str,
+    deadline: Duration,
+    backoff: Backoff,
+    clock: &dyn Clock,
+    random: &Random,
+    mut attempt: impl FnMut() -> A,
+) -> Result<T, WaitError<E>>
+where
+    E: Display + Debug,
+    A: Future<Output = Attempt<T, E>>,
+{
+    let mut turns = Turns::new(what, deadline, backoff, clock, random);
+    loop {
+        if let ControlFlow::Break(outcome) = turns.take(attempt()).await {
+            return outcome;
+        }
+    }
+}
+
+/// The attempts of one wait.
+struct Turns<'a> {
+    what: &'a str,
+    deadline: Duration,
+    backoff: Backoff,
+    clock: &'a dyn Clock,
+    random: &'a Random,
+    out_of_time: BoxFuture<'a, ()>,
+    last: String,
+    failures: u32,
+}
+
+impl<'a> Turns<'a> {
+    fn new(
+        what: &'a str,
+        deadline: Duration,
+        backoff: Backoff,
+        clock: &'a dyn Clock,
+        random: &'a Random,
+    ) -> Self {
+        let out_of_time = clock.after(deadline);
+        Self { what, deadline, backoff, clock, random, out_of_time, last: "nothing yet".into(), failures: 0 }
+    }
+
+    /// Waits for an attempt, and then for the time of the next one.
+    async fn take<T, E: Display + Debug>(
+        &mut self,
+        attempt: impl Future<Output = Attempt<T, E>>,
+    ) -> ControlFlow<Result<T, WaitError<E>>> {
         tokio::select! {
             biased;
-            outcome = attempt() => match outcome {
-                Attempt::Done(value) => return Ok(value),
-                Attempt::Fatal(error) => return Err(WaitError::Fatal { what: what.into(), error }),
-                Attempt::Again(seen) => last = seen,
+            outcome = attempt => match outcome {
+                Attempt::Done(value) => return ControlFlow::Break(Ok(value)),
+                Attempt::Fatal(error) => {
+                    return ControlFlow::Break(Err(WaitError::Fatal { what: self.what.to_owned(), error }));
+                }
+                Attempt::Again(seen) => self.last = seen,
             },
-            () = &mut out_of_time => {
-                return Err(WaitError::Deadline { what: what.into(), after: deadline, last });
-            }
+            () = &mut self.out_of_time => return ControlFlow::Break(Err(self.late())),
         }
         tokio::select! {
-            () = clock.after(backoff.delay(failures, random)) => failures += 1,
-            () = &mut out_of_time => {
-                return Err(WaitError::Deadline { what: what.into(), after: deadline, last });
+            () = self.clock.after(self.backoff.delay(self.failures, self.random)) => {
+                self.failures += 1;
+                ControlFlow::Continue(())
             }
+            () = &mut self.out_of_time => ControlFlow::Break(Err(self.late())),
         }
+    }
+
+    fn late<E: Display + Debug>(&self) -> WaitError<E> {
+        WaitError::Deadline { what: self.what.to_owned(), after: self.deadline, last: self.last.clone() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,22 @@ pub struct Config {
     /// Which engine runs the containers.
     #[serde(default)]
     pub runtime: RuntimeChoice,
+    /// containerd's socket, for the engine `cri`.
+    #[serde(default = "containerd", skip_serializing_if = "is_containerd")]
+    pub runtime_endpoint: PathBuf,
+}
+
+fn containerd() -> PathBuf {
+    Config::CONTAINERD.into()
+}
+
+fn is_containerd(path: &Path) -> bool {
+    path == Path::new(Config::CONTAINERD)
+}
+
+impl Config {
+    /// Where containerd listens on nearly every node.
+    pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 }
 
 /// When images that nothing uses are removed, by how full their file system is.
@@ -87,7 +103,7 @@ pub enum RuntimeChoice {
     /// The engine in this executable.
     #[default]
     Builtin,
-    /// A runtime of the node, over the CRI.
+    /// The node's containerd, over the CRI.
     Cri,
 }
 

@@ -11,8 +11,7 @@ use client::{Informers, Recorder};
 use machinery::clock::SharedClock;
 use machinery::names::Random;
 use machinery::tasks::Tasks;
-use runtime::Runtime;
-use runtime::builtin::{Engine, EngineConfig};
+use runtime::{Runtime, builtin, cri};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -149,7 +148,7 @@ async fn open_runtime(
 ) -> anyhow::Result<Arc<dyn Runtime>> {
     match config.runtime {
         RuntimeChoice::Builtin => {
-            let engine = Engine::open(EngineConfig {
+            let engine = builtin::Engine::open(builtin::EngineConfig {
                 data_directory: config.data_directory.join("engine"),
                 run_directory: config.run_directory.clone(),
                 image_directory: config.image_directory.clone(),
@@ -165,7 +164,20 @@ async fn open_runtime(
             Ok(Arc::new(engine))
         }
         RuntimeChoice::Cri => {
-            bail!("runtime \"cri\" is not built yet; use \"builtin\" in the node agent's configuration")
+            let engine = cri::Engine::open(cri::EngineConfig {
+                socket: config.runtime_endpoint.clone(),
+                data_directory: config.data_directory.join("engine"),
+                run_directory: config.run_directory.clone(),
+                cgroup_root: config.cgroup_root.clone(),
+                registry_mirrors: config.registry_mirrors.clone(),
+                executable: std::env::current_exe().context("finding this executable")?,
+                network: Arc::new(network),
+                clock: clock.clone(),
+                random: random.clone(),
+            })
+            .await
+            .context("opening the node's container runtime")?;
+            Ok(Arc::new(engine))
         }
     }
 }

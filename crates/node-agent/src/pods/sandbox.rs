@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{HostAlias, Pod};
+use k8s_openapi::api::core::v1::{HostAlias, Pod, PodSpec};
 use runtime::{DnsConfig, HostNamespaces, SandboxConfig};
 
 use super::model::spec;
@@ -51,11 +51,18 @@ pub(crate) fn config(config: &Config, pod: &Pod, attempt: u32, node_dns: &DnsCon
             .map(|one| (one.name.clone(), one.value.clone()))
             .collect(),
         resources: resources::pod(&spec),
+        privileged: privileged(&spec),
         name,
         namespace,
         uid,
         attempt,
     }
+}
+
+/// Returns whether any container that the pod was made with is privileged.
+fn privileged(spec: &PodSpec) -> bool {
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.filter_map(|one| one.security_context.as_ref()).any(|context| context.privileged == Some(true))
 }
 
 /// Returns the directory of a pod's container logs.

@@ -11,7 +11,6 @@
 //!     run_directory/containers/<id>/                    what its shim needs while it runs, and the shim's socket
 
 mod attach;
-mod cgroup;
 mod container;
 mod exec;
 mod forward;
@@ -39,13 +38,13 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroup::Cgroups;
 use crate::images::Store;
 use crate::{
     ContainerConfig, ContainerEvent, ContainerEventKind, ContainerStatus, Duplex, Error, ExecConfig,
     ExecOutput, Image, RegistryAuth, Resources, Result, Runtime, SandboxConfig, SandboxNetwork,
     SandboxStatus, Session, Stats,
 };
-use cgroup::Cgroups;
 use state::{Container, Sandbox};
 
 /// How many events a slow reader may be behind.

@@ -1,9 +1,6 @@
 //! A pod's namespaces, made by a thread that ends and pinned by bind mounts.
-#![expect(unsafe_code, reason = "raising an interface has no safe form in the libraries at hand")]
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,7 +10,7 @@ use nix::sys::statfs::{FsType, statfs};
 use tokio::sync::oneshot;
 
 use crate::helper::bundle::Namespaces;
-use crate::{Error, HostNamespaces, Result};
+use crate::{Error, HostNamespaces, Result, loopback, sysctl};
 
 /// The type of the file system that namespaces are files of.
 const NSFS: FsType = FsType(0x6e73_6673);
@@ -34,7 +31,7 @@ pub(super) struct Wanted {
 
 /// Makes the pod's namespaces and its `/dev/shm` in `directory`.
 pub(super) async fn make(directory: PathBuf, wanted: Wanted) -> Result<()> {
-    check_sysctls(&wanted)?;
+    sysctl::check(wanted.host, &wanted.sysctls)?;
     let (done, result) = oneshot::channel();
     // The thread changes its own namespaces and so cannot be one that is used again.
     let thread = std::thread::Builder::new().name("namespaces".to_owned()).spawn(move || {
@@ -94,7 +91,7 @@ fn make_here(directory: &Path, wanted: &Wanted) -> Result<()> {
     if !wanted.host.network {
         nix::unistd::sethostname(&wanted.hostname)
             .map_err(|error| Error::system(format!("setting the host name {:?}", wanted.hostname), error))?;
-        raise_loopback().map_err(|error| Error::system("raising the loopback interface", error))?;
+        loopback::raise().map_err(|error| Error::system("raising the loopback interface", error))?;
         // As containerd does: in a network of its own, no port is special and everybody may ping.
         for (name, value) in
             [("net/ipv4/ip_unprivileged_port_start", "0"), ("net/ipv4/ping_group_range", "0 2147483647")]
@@ -105,7 +102,7 @@ fn make_here(directory: &Path, wanted: &Wanted) -> Result<()> {
         }
     }
     for (name, value) in &wanted.sysctls {
-        let path = Path::new("/proc/sys").join(sysctl_path(name));
+        let path = Path::new("/proc/sys").join(sysctl::path(name));
         std::fs::write(&path, value)
             .map_err(|error| Error::system(format!("setting the sysctl {name} to {value:?}"), error))?;
     }
@@ -130,64 +127,4 @@ fn pin(source: &str, target: &Path) -> Result<()> {
     std::fs::File::create(target).map_err(|error| Error::system(context(), error))?;
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .map_err(|error| Error::system(context(), error))
-}
-
-fn sysctl_path(name: &str) -> String {
-    // Both ways of writing are in use; one with a slash keeps its dots.
-    if name.contains('/') { name.to_owned() } else { name.replace('.', "/") }
-}
-
-/// Kernel parameters that are not the pod's own would change the whole node.
-fn check_sysctls(wanted: &Wanted) -> Result<()> {
-    for name in wanted.sysctls.keys() {
-        let path = sysctl_path(name);
-        let network = path.starts_with("net/") && !wanted.host.network;
-        let ipc = ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"];
-        let ipc = ipc.iter().any(|start| path.starts_with(start)) && !wanted.host.ipc;
-        if !(network || ipc) || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            return Err(Error::Invalid(format!(
-                "sysctl {name:?} is not the pod's own, it would change the node"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn raise_loopback() -> io::Result<()> {
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: an all-zero ifreq is a valid one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::try_from(*from).unwrap_or_default();
-    }
-    let flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or(1);
-    request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: the call reads an ifreq that names the interface and its flags, and lives until it returns.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_pods_own_kernel_parameters_can_be_set() {
-        let check = |name: &str, host: HostNamespaces| {
-            let sysctls = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-            check_sysctls(&Wanted { host, hostname: String::new(), sysctls }).is_ok()
-        };
-        let own = HostNamespaces::default();
-        let nodes = HostNamespaces { network: true, ipc: true, pid: false };
-        for (name, in_own, in_nodes) in [
-            ("net.core.somaxconn", true, false),
-            ("net/ipv4/conf/eth0.1/forwarding", true, false),
-            ("kernel.shmmax", true, false),
-            ("kernel.panic", false, false),
-            ("vm.swappiness", false, false),
-            ("net/../vm/swappiness", false, false),
-        ] {
-            assert_eq!((check(name, own), check(name, nodes)), (in_own, in_nodes), "{name}");
-        }
-    }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use super::Inner;
 use super::namespaces::{self, Wanted};
 use super::state::{self, Sandbox, SandboxRecord};
-use super::{Inner, cgroup};
+use crate::cgroup;
 use crate::helper::MARK;
 use crate::{Error, Result, SandboxConfig, SandboxStatus};
 

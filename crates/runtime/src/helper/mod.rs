@@ -1,5 +1,5 @@
 //! What this executable does when the engine runs it again: a container's shim, an exec, the first process of a
-//! shared process table.
+//! shared process table, a CNI plugin.
 //!
 //! Each runs in a process of its own with a single thread, because it forks and changes namespaces. None of this
 //! uses tokio, and the shim, of which there is one per container, touches as little memory as it can.
@@ -20,7 +20,10 @@ mod streams;
 mod users;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
+
+use crate::cri::cni;
 
 /// The first argument that makes the executable a helper.
 pub(crate) const MARK: &str = "runtime-helper";
@@ -29,7 +32,12 @@ pub(crate) const MARK: &str = "runtime-helper";
 /// To be called first in `main`, before there is a second thread.
 #[must_use]
 pub fn helper_main(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
-    let mut arguments = arguments.into_iter().skip(1);
+    let mut arguments = arguments.into_iter();
+    let called = arguments.next()?;
+    let called = Path::new(&called).file_name()?;
+    if called == cni::PLUGIN || called == cni::LOOPBACK {
+        return Some(cni::plugin::main(called));
+    }
     if arguments.next()? != MARK {
         return None;
     }
@@ -39,6 +47,7 @@ pub fn helper_main(arguments: impl IntoIterator<Item = OsString>) -> Option<Exit
         Some("shim") => shim::main(&rest),
         Some("exec") => exec::main(&rest),
         Some("pause") => pause::main(&rest),
+        Some("pause-init") => pause::init(),
         _ => ExitCode::from(2),
     })
 }

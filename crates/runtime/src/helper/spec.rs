@@ -22,7 +22,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub(super) const UMASK: u32 = 0o022;
 
 /// What the kernel tells of the whole machine and containers must not read.
-const MASKED: [&str; 11] = [
+pub(crate) const MASKED: [&str; 11] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/kcore",
@@ -37,7 +37,8 @@ const MASKED: [&str; 11] = [
 ];
 
 /// What containers must not change.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Builds the specification. `directory` is the container's run directory; `kernel` says what the kernel has.
 pub(super) fn build(

@@ -1,5 +1,6 @@
 //! An image made of nothing but one static executable, for work that must not need a registry.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -27,42 +28,55 @@ pub fn from_executable(
     files: &[(String, u32, Vec<u8>)],
 ) -> Result<Image> {
     let name = Reference::parse(name)?.to_string();
-    let program = std::fs::read(executable).map_err(system("reading", executable))?;
-    let mut builder = tar::Builder::new(Vec::with_capacity(program.len() + 64 * 1024));
-    let failed = |error: std::io::Error| system("packing", executable)(error);
-    let directory = |builder: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32| {
-        builder.append_data(&mut header(tar::EntryType::Directory, mode, 0), path, std::io::empty())
-    };
-    for (path, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
-        directory(&mut builder, path, mode).map_err(failed)?;
+    let archive = write_layer(Vec::new(), executable, files)?;
+    let diff_id = format!("sha256:{}", unpack::hex(&Sha256::digest(&archive)));
+    let size = store.put_layer(&diff_id, || Ok(archive.as_slice()))?;
+    let file = configuration(&diff_id, &["/bin/cluster"]);
+    let bytes = serde_json::to_vec(&file).map_err(system("describing", executable))?;
+    let id = format!("sha256:{}", unpack::hex(&Sha256::digest(&bytes)));
+    store.add(&id, Record { layers: vec![diff_id], size, config: file.config, pinned: false }, &[name])
+}
+
+/// Returns the configuration of an image with this one layer.
+pub(crate) fn configuration(diff_id: &str, entrypoint: &[&str]) -> ConfigFile {
+    ConfigFile {
+        architecture: architecture().to_owned(),
+        os: "linux".to_owned(),
+        config: ImageConfig {
+            entrypoint: entrypoint.iter().map(|word| (*word).to_owned()).collect(),
+            env: vec!["PATH=/bin".to_owned()],
+            ..ImageConfig::default()
+        },
+        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id.to_owned()] },
     }
+}
+
+/// Writes the layer as a plain tar file. The same input gives the same bytes.
+pub(crate) fn write_layer<W: Write>(
+    writer: W,
+    executable: &Path,
+    files: &[(String, u32, Vec<u8>)],
+) -> Result<W> {
+    let failed = |error: std::io::Error| system("packing", executable)(error);
+    let program = std::fs::File::open(executable).map_err(system("reading", executable))?;
+    let size = program.metadata().map_err(system("reading", executable))?.len();
+    let mut builder = tar::Builder::new(writer);
+    for (path, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
+        let mut header = header(tar::EntryType::Directory, mode, 0);
+        builder.append_data(&mut header, path, std::io::empty()).map_err(failed)?;
+    }
+    let mut header_of_program = header(tar::EntryType::Regular, 0o755, size);
+    builder.append_data(&mut header_of_program, "bin/cluster", program.take(size)).map_err(failed)?;
     let mut file = |path: &str, mode: u32, contents: &[u8]| {
         let mut header = header(tar::EntryType::Regular, mode, contents.len() as u64);
         builder.append_data(&mut header, path.trim_start_matches('/'), contents)
     };
-    file("bin/cluster", 0o755, &program).map_err(failed)?;
     file("etc/passwd", 0o644, PASSWD.as_bytes()).map_err(failed)?;
     file("etc/group", 0o644, GROUP.as_bytes()).map_err(failed)?;
     for (path, mode, contents) in files {
         file(path, *mode, contents).map_err(failed)?;
     }
-    let archive = builder.into_inner().map_err(failed)?;
-    let diff_id = format!("sha256:{}", unpack::hex(&Sha256::digest(&archive)));
-    let size = store.put_layer(&diff_id, || Ok(archive.as_slice()))?;
-    let config = ImageConfig {
-        entrypoint: vec!["/bin/cluster".to_owned()],
-        env: vec!["PATH=/bin".to_owned()],
-        ..ImageConfig::default()
-    };
-    let file = ConfigFile {
-        architecture: architecture().to_owned(),
-        os: "linux".to_owned(),
-        config: config.clone(),
-        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id.clone()] },
-    };
-    let bytes = serde_json::to_vec(&file).map_err(system("describing", executable))?;
-    let id = format!("sha256:{}", unpack::hex(&Sha256::digest(&bytes)));
-    store.add(&id, Record { layers: vec![diff_id], size, config, pinned: false }, &[name])
+    builder.into_inner().map_err(failed)
 }
 
 fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {

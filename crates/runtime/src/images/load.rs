@@ -40,10 +40,15 @@ pub fn load(store: &Store, path: &Path) -> Result<Vec<Image>> {
 /// As [`load`].
 pub fn load_reader(store: &Store, reader: impl Read) -> Result<Vec<Image>> {
     let temporary = store.temporary()?;
-    let archive = unpack::decompress(std::io::BufReader::new(reader))
-        .and_then(|plain| unpack::unpack(plain, &temporary.path).map(drop));
-    archive.map_err(|error| Error::Invalid(format!("it is not a tar file: {error}")))?;
+    unpack_archive(reader, &temporary.path)?;
     load_directory(store, &temporary.path)
+}
+
+/// Unpacks an archive that has images in it; it may be compressed.
+pub(crate) fn unpack_archive(reader: impl Read, directory: &Path) -> Result<()> {
+    unpack::decompress(std::io::BufReader::new(reader))
+        .and_then(|plain| unpack::unpack(plain, directory).map(drop))
+        .map_err(|error| Error::Invalid(format!("it is not a tar file: {error}")))
 }
 
 /// Like [`load`], from a directory.
@@ -51,11 +56,55 @@ pub fn load_reader(store: &Store, reader: impl Read) -> Result<Vec<Image>> {
 /// # Errors
 /// As [`load`].
 pub fn load_directory(store: &Store, directory: &Path) -> Result<Vec<Image>> {
+    read_directory(directory)?.iter().map(|found| add(store, found)).collect()
+}
+
+/// An image in a directory.
+pub(crate) struct Found {
+    /// Its configuration, as it is.
+    pub(crate) config: Vec<u8>,
+    /// Its layers' files, lowest first; they may be compressed.
+    pub(crate) layers: Vec<PathBuf>,
+    /// Its names, whole.
+    pub(crate) names: Vec<String>,
+}
+
+impl Found {
+    /// Returns its id.
+    pub(crate) fn id(&self) -> String {
+        format!("sha256:{}", unpack::hex(&Sha256::digest(&self.config)))
+    }
+
+    /// Reads its configuration, and checks that it is for this machine and has as many layers as it says.
+    pub(crate) fn check(&self) -> Result<ConfigFile> {
+        let file: ConfigFile = serde_json::from_slice(&self.config)
+            .map_err(|error| Error::Invalid(format!("the image's configuration does not parse: {error}")))?;
+        if !file.architecture.is_empty() && file.architecture != architecture() {
+            return Err(Error::Invalid(format!(
+                "the image is for {}/{}, this machine runs linux/{}",
+                file.os,
+                file.architecture,
+                architecture()
+            )));
+        }
+        if file.rootfs.diff_ids.len() != self.layers.len() {
+            return Err(Error::Invalid(format!(
+                "the image's configuration names {} layers, its manifest {}",
+                file.rootfs.diff_ids.len(),
+                self.layers.len()
+            )));
+        }
+        Ok(file)
+    }
+}
+
+/// Finds the images in a directory, an OCI layout or what was in an archive of `docker save`.
+pub(crate) fn read_directory(directory: &Path) -> Result<Vec<Found>> {
     // An archive of a newer `docker save` is both; only its manifest.json has the whole names.
     if directory.join("manifest.json").is_file() {
-        docker_archive(store, directory)
+        docker_archive(directory)
     } else if directory.join("index.json").is_file() {
-        oci_layout(store, directory)
+        oci_layout(directory)
     } else {
         Err(Error::Invalid(
             "it holds no image: there is neither a manifest.json (docker save) nor an index.json (OCI layout)"
@@ -64,7 +113,7 @@ pub fn load_directory(store: &Store, directory: &Path) -> Result<Vec<Image>> {
     }
 }
 
-fn docker_archive(store: &Store, directory: &Path) -> Result<Vec<Image>> {
+fn docker_archive(directory: &Path) -> Result<Vec<Found>> {
     let entries: Vec<DockerArchiveEntry> = read_json(&directory.join("manifest.json"))?;
     let mut images = Vec::new();
     for entry in entries {
@@ -76,12 +125,12 @@ fn docker_archive(store: &Store, directory: &Path) -> Result<Vec<Image>> {
             .iter()
             .map(|name| Ok(Reference::parse(name)?.to_string()))
             .collect::<Result<Vec<String>>>()?;
-        images.push(add(store, &config, &layers, &names)?);
+        images.push(Found { config, layers, names });
     }
     Ok(images)
 }
 
-fn oci_layout(store: &Store, directory: &Path) -> Result<Vec<Image>> {
+fn oci_layout(directory: &Path) -> Result<Vec<Found>> {
     let index: Manifest = read_json(&directory.join("index.json"))?;
     let mut images = Vec::new();
     for descriptor in index.manifests.unwrap_or_default() {
@@ -100,7 +149,7 @@ fn oci_layout(store: &Store, directory: &Path) -> Result<Vec<Image>> {
             .iter()
             .map(|layer| blob(directory, &layer.digest))
             .collect::<Result<Vec<PathBuf>>>()?;
-        images.push(add(store, &config, &layers, &names)?);
+        images.push(Found { config, layers, names });
     }
     if images.is_empty() {
         return Err(Error::Invalid(format!(
@@ -124,31 +173,14 @@ fn resolve(directory: &Path, descriptor: &Descriptor, depth: usize) -> Result<Op
     }
 }
 
-fn add(store: &Store, config: &[u8], layers: &[PathBuf], names: &[String]) -> Result<Image> {
-    let file: ConfigFile = serde_json::from_slice(config)
-        .map_err(|error| Error::Invalid(format!("the image's configuration does not parse: {error}")))?;
-    if !file.architecture.is_empty() && file.architecture != architecture() {
-        return Err(Error::Invalid(format!(
-            "the image is for {}/{}, this machine runs linux/{}",
-            file.os,
-            file.architecture,
-            architecture()
-        )));
-    }
-    if file.rootfs.diff_ids.len() != layers.len() {
-        return Err(Error::Invalid(format!(
-            "the image's configuration names {} layers, its manifest {}",
-            file.rootfs.diff_ids.len(),
-            layers.len()
-        )));
-    }
+fn add(store: &Store, found: &Found) -> Result<Image> {
+    let file = found.check()?;
     let mut size = 0;
-    for (diff_id, path) in file.rootfs.diff_ids.iter().zip(layers) {
+    for (diff_id, path) in file.rootfs.diff_ids.iter().zip(&found.layers) {
         size += store.put_layer(diff_id, || std::fs::File::open(path))?;
     }
     let record = Record { layers: file.rootfs.diff_ids, size, config: file.config, pinned: false };
-    let id = format!("sha256:{}", unpack::hex(&Sha256::digest(config)));
-    store.add(&id, record, names)
+    store.add(&found.id(), record, &found.names)
 }
 
 fn blob(directory: &Path, digest: &str) -> Result<PathBuf> {

@@ -20,4 +20,7 @@ pub use reference::Reference;
 pub use store::Store;
 
 pub(crate) use copy::copy_layer;
+pub(crate) use executable::{configuration, write_layer};
+pub(crate) use load::{Found, read_directory, unpack_archive};
 pub(crate) use model::{ImageConfig, InUse};
+pub(crate) use unpack::hex;

@@ -40,6 +40,9 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Limits of the pod as a whole.
     pub resources: Resources,
+    /// A container of the pod may be privileged; some runtimes refuse such a container elsewhere.
+    #[serde(default)]
+    pub privileged: bool,
 }
 
 /// Which of its node's namespaces a pod uses.

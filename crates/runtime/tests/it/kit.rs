@@ -1,4 +1,5 @@
-//! An engine in a directory of its own, with an image made of Debian's static busybox.
+//! An engine in a directory of its own, with an image made of Debian's static busybox. Each test of pods runs on
+//! both engines, see [`on_both_engines`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,17 +8,58 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use machinery::retry::{Attempt, Backoff, until};
-use runtime::builtin::{Engine, EngineConfig};
+use machinery::retry::{Attempt, Backoff, until, until_sent};
 use runtime::{ContainerConfig, ContainerState, ContainerStatus, Runtime, SandboxConfig, SandboxNetwork};
+use runtime::{builtin, cri};
 use tokio::io::AsyncReadExt;
+
+use crate::containerd::Containerd;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// Makes of each async function `check(kit: Kit)` a module of its name with one test for each engine.
+macro_rules! on_both_engines {
+    ($($check:ident)*) => {$(
+        mod $check {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn builtin() {
+                super::$check(crate::kit::Kit::new().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn containerd() {
+                super::$check(crate::kit::Kit::containerd().await).await;
+            }
+        }
+    )*};
+}
+pub(crate) use on_both_engines;
+
+/// As [`on_both_engines`], of what the engine for containerd does not do yet.
+macro_rules! on_builtin_engine {
+    ($($check:ident)*) => {$(
+        mod $check {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn builtin() {
+                super::$check(crate::kit::Kit::new().await).await;
+            }
+        }
+    )*};
+}
+pub(crate) use on_builtin_engine;
+
 pub(crate) struct Kit {
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<dyn Runtime>,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) cgroup_root: String,
+    open: Open,
+    pub(crate) containerd: Option<Containerd>,
+}
+
+/// An open engine, as what it is.
+enum Open {
+    Builtin(builtin::Engine),
+    Cri(cri::Engine),
 }
 
 struct NoNetwork;
@@ -34,21 +76,57 @@ impl SandboxNetwork for NoNetwork {
 }
 
 impl Kit {
+    /// The built-in engine.
     pub(crate) async fn new() -> Self {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "these tests make namespaces and mounts: run them as root"
-        );
-        let directory = tempfile::tempdir().unwrap();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let cgroup_root = format!("/runtime-test-{}-{number}", std::process::id());
-        make_image(directory.path());
+        let (directory, cgroup_root) = prepare();
         let engine = open(directory.path(), &cgroup_root).await;
-        Self { engine, directory, cgroup_root }
+        Self {
+            engine: Arc::new(engine.clone()),
+            directory,
+            cgroup_root,
+            open: Open::Builtin(engine),
+            containerd: None,
+        }
     }
 
+    /// The engine that speaks to a containerd, which is started for it.
+    pub(crate) async fn containerd() -> Self {
+        let (directory, cgroup_root) = prepare();
+        let containerd = Containerd::start(directory.path());
+        let engine = open_cri(directory.path(), &cgroup_root).await;
+        engine.load(&directory.path().join("layout")).await.unwrap();
+        Self {
+            engine: Arc::new(engine.clone()),
+            directory,
+            cgroup_root,
+            open: Open::Cri(engine),
+            containerd: Some(containerd),
+        }
+    }
+
+    /// Ends what watches; containers run on.
+    pub(crate) async fn close(&self) {
+        match &self.open {
+            Open::Builtin(engine) => engine.close().await,
+            Open::Cri(engine) => engine.close().await,
+        }
+    }
+
+    /// Opens another engine, as an agent that was started again.
     pub(crate) async fn reopen(&mut self) {
-        self.engine = open(self.directory.path(), &self.cgroup_root).await;
+        match &self.open {
+            Open::Builtin(_) => {
+                let engine = open(self.directory.path(), &self.cgroup_root).await;
+                self.engine = Arc::new(engine.clone());
+                self.open = Open::Builtin(engine);
+            }
+            Open::Cri(old) => {
+                old.close().await;
+                let engine = open_cri(self.directory.path(), &self.cgroup_root).await;
+                self.engine = Arc::new(engine.clone());
+                self.open = Open::Cri(engine);
+            }
+        }
     }
 
     pub(crate) fn sandbox_config(&self, name: &str) -> SandboxConfig {
@@ -91,6 +169,24 @@ impl Kit {
         .unwrap()
     }
 
+    /// Waits until the container's log has `text` in it.
+    pub(crate) async fn said(&self, id: &str, text: &str) {
+        let path = self.engine.container_status(id).await.unwrap().log_path;
+        until_sent::<_, String, _>(
+            "words in the log",
+            Duration::from_secs(30),
+            Backoff::QUICK,
+            &machinery::clock::SystemClock,
+            &machinery::names::Random::seeded(1),
+            || {
+                let log = std::fs::read_to_string(&path).unwrap_or_default();
+                std::future::ready(if log.contains(text) { Attempt::Done(()) } else { Attempt::Again(log) })
+            },
+        )
+        .await
+        .unwrap();
+    }
+
     /// Runs a script to its end; returns the status and what it printed to both streams.
     pub(crate) async fn run(&self, sandbox: &str, config: ContainerConfig) -> (ContainerStatus, String) {
         let id = self.start(sandbox, config).await;
@@ -105,12 +201,19 @@ impl Kit {
         for sandbox in self.engine.list_sandboxes().await.unwrap() {
             self.engine.remove_sandbox(&sandbox.id).await.unwrap();
         }
-        self.engine.close().await;
+        self.close().await;
         let here = self.directory.path().canonicalize().unwrap();
-        for part in ["data/sandboxes", "data/containers", "run/sandboxes", "run/containers"] {
-            let left: Vec<_> =
-                std::fs::read_dir(here.join(part)).unwrap().map(|entry| entry.unwrap().path()).collect();
-            assert!(left.is_empty(), "{left:?}");
+        match self.containerd {
+            Some(containerd) => containerd.stop(),
+            None => {
+                for part in ["data/sandboxes", "data/containers", "run/sandboxes", "run/containers"] {
+                    let left: Vec<_> = std::fs::read_dir(here.join(part))
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path())
+                        .collect();
+                    assert!(left.is_empty(), "{left:?}");
+                }
+            }
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(here.to_str().unwrap()), "a mount is left:\n{mounts}");
@@ -127,8 +230,18 @@ impl Kit {
     }
 }
 
-async fn open(directory: &Path, cgroup_root: &str) -> Engine {
-    Engine::open(EngineConfig {
+/// Makes a directory with the image in it, and the name of a control group.
+fn prepare() -> (tempfile::TempDir, String) {
+    assert!(rustix::process::geteuid().is_root(), "these tests make namespaces and mounts: run them as root");
+    let directory = tempfile::tempdir().unwrap();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let cgroup_root = format!("/runtime-test-{}-{number}", std::process::id());
+    make_image(directory.path());
+    (directory, cgroup_root)
+}
+
+async fn open(directory: &Path, cgroup_root: &str) -> builtin::Engine {
+    builtin::Engine::open(builtin::EngineConfig {
         data_directory: directory.join("data"),
         run_directory: directory.join("run"),
         image_directory: directory.join("images"),
@@ -143,9 +256,30 @@ async fn open(directory: &Path, cgroup_root: &str) -> Engine {
     .unwrap()
 }
 
+async fn open_cri(directory: &Path, cgroup_root: &str) -> cri::Engine {
+    cri::Engine::open(cri::EngineConfig {
+        socket: directory.join("containerd.sock"),
+        data_directory: directory.join("data"),
+        run_directory: directory.join("run"),
+        cgroup_root: cgroup_root.to_owned(),
+        registry_mirrors: BTreeMap::new(),
+        executable: PathBuf::from(env!("CARGO_BIN_EXE_runtime-test-helper")),
+        network: Arc::new(NoNetwork),
+        clock: machinery::clock::system(),
+        random: machinery::names::Random::from_os(),
+    })
+    .await
+    .unwrap_or_else(|error| {
+        let log = std::fs::read_to_string(directory.join("containerd.log")).unwrap_or_default();
+        panic!("{error}\ncontainerd said:\n{log}")
+    })
+}
+
 pub(crate) fn shell(script: &str) -> ContainerConfig {
     ContainerConfig {
         name: "c".into(),
+        // A sandbox may not hold two of one name and number.
+        attempt: NEXT.fetch_add(1, Ordering::Relaxed),
         image: "busybox".into(),
         user_image: "busybox".into(),
         command: vec!["/bin/sh".into(), "-c".into(), script.into()],

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use runtime::{ContainerConfig, ContainerEventKind, ContainerState, Runtime, SandboxState};
+use runtime::{ContainerConfig, ContainerEventKind, ContainerState, SandboxState};
 
-use crate::kit::{Kit, shell};
+use crate::kit::{Kit, on_both_engines, shell};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_runs_and_its_end_and_output_are_kept() {
-    let kit = Kit::new().await;
+on_both_engines! {
+    a_container_runs_and_its_end_and_output_are_kept
+    a_container_that_cannot_start_says_why_in_upstreams_words
+    stopping_asks_first_and_kills_after_the_grace
+    containers_of_a_sandbox_share_its_names_and_nothing_survives_it
+}
+
+async fn a_container_runs_and_its_end_and_output_are_kept(kit: Kit) {
     let mut events = kit.engine.events();
     let sandbox = kit.sandbox("web").await;
     let (status, log) = kit.run(&sandbox, shell("echo out; echo err >&2; exit 3")).await;
@@ -26,9 +31,7 @@ async fn a_container_runs_and_its_end_and_output_are_kept() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_cannot_start_says_why_in_upstreams_words() {
-    let kit = Kit::new().await;
+async fn a_container_that_cannot_start_says_why_in_upstreams_words(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     for (command, expect) in [
         ("nothing", "exec: \"nothing\": executable file not found in $PATH"),
@@ -47,26 +50,24 @@ async fn a_container_that_cannot_start_says_why_in_upstreams_words() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn stopping_asks_first_and_kills_after_the_grace() {
-    let kit = Kit::new().await;
+async fn stopping_asks_first_and_kills_after_the_grace(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let polite = shell("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.02; done");
     let id = kit.start(&sandbox, polite).await;
+    kit.said(&id, "ready").await;
     kit.engine.stop_container(&id, Duration::from_secs(10)).await.unwrap();
     assert_eq!(kit.engine.container_status(&id).await.unwrap().exit_code, 5);
     kit.engine.stop_container(&id, Duration::from_secs(10)).await.unwrap();
 
-    let deaf = shell("trap '' TERM; while :; do sleep 1; done");
+    let deaf = shell("trap '' TERM; echo ready; while :; do sleep 1; done");
     let id = kit.start(&sandbox, deaf).await;
+    kit.said(&id, "ready").await;
     kit.engine.stop_container(&id, Duration::from_millis(200)).await.unwrap();
     assert_eq!(kit.engine.container_status(&id).await.unwrap().exit_code, 137);
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn containers_of_a_sandbox_share_its_names_and_nothing_survives_it() {
-    let kit = Kit::new().await;
+async fn containers_of_a_sandbox_share_its_names_and_nothing_survives_it(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     assert_eq!(kit.engine.list_sandboxes().await.unwrap()[0].ips[0].to_string(), "10.2.0.7");
     let (_, log) = kit.run(&sandbox, shell("hostname; echo $HOSTNAME $FROM; cat /etc/hostname")).await;

@@ -4,7 +4,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use machinery::retry::{Attempt, Backoff, until};
-use runtime::{ContainerState, Runtime, SandboxState};
+use runtime::{ContainerState, SandboxState};
 
 use crate::kit::{Kit, log_text, processes_naming, shell};
 
@@ -100,7 +100,7 @@ async fn after_a_reboot_everything_is_found_as_ended() {
     let id = kit.start(&sandbox, shell("sleep 1000")).await;
     let never_started = kit.engine.create_container(&sandbox, shell("true")).await.unwrap();
     // What a reboot does: no process is left, and the run directory is empty.
-    kit.engine.close().await;
+    kit.close().await;
     let pid = kit.engine.container_status(&id).await.unwrap().pid.unwrap();
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(pid).unwrap(),

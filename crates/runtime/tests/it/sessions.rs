@@ -2,18 +2,30 @@
 
 use std::time::Duration;
 
-use runtime::{ContainerConfig, Error, ExecConfig, Runtime, TerminalSize};
+use runtime::{ContainerConfig, Error, ExecConfig, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::kit::{Kit, log_text, read_to_end, shell};
+use crate::kit::{Kit, log_text, on_both_engines, on_builtin_engine, read_to_end, shell};
+
+on_both_engines! {
+    a_command_runs_inside_the_container_as_its_user_and_in_its_limits
+    a_port_is_reached_inside_the_sandbox
+}
+
+on_builtin_engine! {
+    a_commands_streams_are_separate_and_its_input_ends
+    a_command_with_a_terminal_has_its_size_and_ends_with_its_code
+    attaching_gives_input_and_output_and_the_end
+    a_container_with_a_terminal_can_be_attached_to
+    much_output_reaches_the_log_and_a_slow_reader_without_a_gap
+    a_log_that_was_moved_away_is_begun_anew
+}
 
 fn command(script: &str) -> Vec<String> {
     vec!["/bin/sh".into(), "-c".into(), script.into()]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_command_runs_inside_the_container_as_its_user_and_in_its_limits() {
-    let kit = Kit::new().await;
+async fn a_command_runs_inside_the_container_as_its_user_and_in_its_limits(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let mut config = shell("sleep 1000");
     config.env = vec![("COLOUR".into(), "blue".into())];
@@ -49,9 +61,7 @@ async fn a_command_runs_inside_the_container_as_its_user_and_in_its_limits() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commands_streams_are_separate_and_its_input_ends() {
-    let kit = Kit::new().await;
+async fn a_commands_streams_are_separate_and_its_input_ends(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let id = kit.start(&sandbox, shell("sleep 1000")).await;
     let config = ExecConfig { command: command("cat; echo bad >&2; exit 9"), tty: false, stdin: true };
@@ -72,9 +82,7 @@ async fn a_commands_streams_are_separate_and_its_input_ends() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_command_with_a_terminal_has_its_size_and_ends_with_its_code() {
-    let kit = Kit::new().await;
+async fn a_command_with_a_terminal_has_its_size_and_ends_with_its_code(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let id = kit.start(&sandbox, shell("sleep 1000")).await;
     let config = ExecConfig {
@@ -93,9 +101,7 @@ async fn a_command_with_a_terminal_has_its_size_and_ends_with_its_code() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn attaching_gives_input_and_output_and_the_end() {
-    let kit = Kit::new().await;
+async fn attaching_gives_input_and_output_and_the_end(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let config = ContainerConfig { stdin: true, stdin_once: true, ..shell("cat; echo end >&2; exit 6") };
     let id = kit.start(&sandbox, config).await;
@@ -118,9 +124,7 @@ async fn attaching_gives_input_and_output_and_the_end() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_with_a_terminal_can_be_attached_to() {
-    let kit = Kit::new().await;
+async fn a_container_with_a_terminal_can_be_attached_to(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let config = ContainerConfig {
         stdin: true,
@@ -139,9 +143,7 @@ async fn a_container_with_a_terminal_can_be_attached_to() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn much_output_reaches_the_log_and_a_slow_reader_without_a_gap() {
-    let kit = Kit::new().await;
+async fn much_output_reaches_the_log_and_a_slow_reader_without_a_gap(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let config =
         ContainerConfig { stdin: true, ..shell("read x; head -c 3000000 /dev/zero | tr '\\0' x; exit 0") };
@@ -156,9 +158,7 @@ async fn much_output_reaches_the_log_and_a_slow_reader_without_a_gap() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_port_is_reached_inside_the_sandbox() {
-    let kit = Kit::new().await;
+async fn a_port_is_reached_inside_the_sandbox(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let id = kit.start(&sandbox, shell("nc -l -p 8080 -e /bin/echo hello")).await;
     let mut stream = loop {
@@ -178,9 +178,7 @@ async fn a_port_is_reached_inside_the_sandbox() {
     kit.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_moved_away_is_begun_anew() {
-    let kit = Kit::new().await;
+async fn a_log_that_was_moved_away_is_begun_anew(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let config = ContainerConfig { stdin: true, ..shell("echo one; read x; echo two") };
     let id = kit.start(&sandbox, config).await;

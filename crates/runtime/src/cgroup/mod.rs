@@ -4,6 +4,7 @@
 //! better than no pod. What cannot be set is logged.
 
 mod devices;
+pub(crate) mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -32,8 +33,10 @@ const DEVICES: [&str; 11] = [
 
 /// The control groups of this machine, or of the part of them that this process sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cgroups {
+pub(crate) struct Cgroups {
     version: Version,
+    /// Every mount point, also of controllers that are not used here: container runtimes use them.
+    mounts: Vec<PathBuf>,
     /// Below every mount point.
     root: PathBuf,
     /// The file that lists the group this process is in already.
@@ -50,21 +53,21 @@ enum Version {
 
 impl Cgroups {
     /// Finds what is mounted, and makes the root of everything that follows.
-    pub(super) fn detect(root: &str) -> Result<Self> {
+    pub(crate) fn detect(root: &str) -> Result<Self> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")
             .map_err(|error| Error::system("reading /proc/self/mountinfo", error))?;
         let groups = std::fs::read_to_string("/proc/self/cgroup")
             .map_err(|error| Error::system("reading /proc/self/cgroup", error))?;
         let version = parse(&mounts);
         let own = own_group(&version, &groups);
-        let found = Self { version, root: relative(root), own };
+        let found = Self { version, mounts: mount_points(&mounts), root: relative(root), own };
         if let Version::Unified(mount) = &found.version {
             hand_down(mount, &found.root)?;
         }
         Ok(found)
     }
 
-    pub(super) fn is_unified(&self) -> bool {
+    pub(crate) fn is_unified(&self) -> bool {
         matches!(self.version, Version::Unified(_))
     }
 
@@ -73,14 +76,14 @@ impl Cgroups {
     /// Entering a group waits until every processor has passed a quiet point (an RCU grace period, 5 to
     /// 40 ms), unless another entering has waited just before. Moving this process to where it is already does
     /// that waiting while a container is still being prepared.
-    pub(super) fn warm_up(&self) {
+    pub(crate) fn warm_up(&self) {
         if let Some(own) = &self.own {
             set(own, "0");
         }
     }
 
     /// Makes the group `path` with its parents and sets its limits.
-    pub(super) fn create(&self, path: &str, resources: &Resources) -> Result<Groups> {
+    pub(crate) fn create(&self, path: &str, resources: &Resources) -> Result<Groups> {
         let groups = self.groups(path);
         for directory in &groups.directories {
             std::fs::create_dir_all(directory)
@@ -95,7 +98,7 @@ impl Cgroups {
     }
 
     /// Returns the directories of the group, whether they are there or not.
-    pub(super) fn groups(&self, path: &str) -> Groups {
+    pub(crate) fn groups(&self, path: &str) -> Groups {
         let below = self.root.join(relative(path));
         let (directories, memory) = match &self.version {
             Version::Unified(mount) => {
@@ -111,7 +114,7 @@ impl Cgroups {
     }
 
     /// Returns the group's directory that has the files of `controller`.
-    pub(super) fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
+    pub(crate) fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
         let below = self.root.join(relative(path));
         match &self.version {
             Version::Unified(mount) => Some(mount.join(below)),
@@ -123,7 +126,7 @@ impl Cgroups {
     }
 
     /// Sets the limits of a group that is there.
-    pub(super) fn limit(&self, path: &str, resources: &Resources) {
+    pub(crate) fn limit(&self, path: &str, resources: &Resources) {
         for (controller, file, value) in limits(resources, self.is_unified()) {
             if let Some(directory) = self.directory(controller, path) {
                 set(&directory.join(file), &value);
@@ -132,7 +135,7 @@ impl Cgroups {
     }
 
     /// Allows a container the devices that are harmless and `more` (`c 10:200 rwm`), and no others.
-    pub(super) fn restrict_devices(&self, path: &str, more: &[String]) {
+    pub(crate) fn restrict_devices(&self, path: &str, more: &[String]) {
         let Some(directory) = self.directory("devices", path) else { return };
         let rules: Vec<&str> = DEVICES.into_iter().chain(more.iter().map(String::as_str)).collect();
         if self.is_unified() {
@@ -148,24 +151,25 @@ impl Cgroups {
     }
 
     /// Returns the processes in the group itself.
-    pub(super) fn processes(&self, path: &str) -> Vec<i32> {
+    pub(crate) fn processes(&self, path: &str) -> Vec<i32> {
         let Some(directory) = self.groups(path).directories.into_iter().next() else { return Vec::new() };
         let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Removes the group if nothing is in it any more. Returns whether it is gone.
-    pub(super) fn remove(&self, path: &str) -> bool {
+    pub(crate) fn remove(&self, path: &str) -> bool {
+        let below = self.root.join(relative(path));
         let mut gone = true;
-        for directory in self.groups(path).directories {
-            gone &= remove_tree(&directory);
+        for mount in &self.mounts {
+            gone &= remove_tree(&mount.join(&below));
         }
         gone
     }
 }
 
 /// Tells whether a pod's parent group is of that pod alone, rather than one that all pods are in.
-pub(super) fn belongs_to_one_pod(path: &str) -> bool {
+pub(crate) fn belongs_to_one_pod(path: &str) -> bool {
     relative(path).components().count() > 1
 }
 
@@ -224,6 +228,13 @@ fn parse(mounts: &str) -> Version {
         Some(mount) if split.is_empty() => Version::Unified(mount),
         _ => Version::Split(split),
     }
+}
+
+/// Returns where control groups are mounted, from the text of `/proc/self/mountinfo`.
+fn mount_points(mounts: &str) -> Vec<PathBuf> {
+    let kinds = [" - cgroup ", " - cgroup2 "];
+    let lines = mounts.lines().filter(|line| kinds.iter().any(|kind| line.contains(kind)));
+    lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
 }
 
 /// Finds the group that this process is in, from the text of `/proc/self/cgroup`.
