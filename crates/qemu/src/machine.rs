@@ -28,7 +28,8 @@ pub struct Machine {
     pub firmware_files: Vec<FirmwareFile>,
     /// Network cards, in the order in which the guest finds them.
     pub cards: Vec<Card>,
-    /// Where the serial console is written to; appended to, one file over all starts.
+    /// Where the serial console is written to; appended to, one file over all starts. From 16 MiB on it is
+    /// renamed to `….old` at the next start.
     pub console: PathBuf,
     /// The machine's own directory: its monitor's socket, its process's lock, QEMU's log. Mode 0700.
     pub directory: PathBuf,

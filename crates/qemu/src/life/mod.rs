@@ -39,6 +39,8 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long a killed process may take to end.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
+/// From which size on a console's log begins anew at the next start: some hundreds of boots.
+const LONG_CONSOLE: u64 = 16 << 20;
 /// How much of QEMU's log is read for an error.
 const MOST_LOG: u64 = 64 * 1024;
 
@@ -103,6 +105,7 @@ async fn start_locked(
         }
         None => None,
     };
+    set_aside(&machine.console)?;
     private_log(&machine.console, false)?;
     let log = private_log(&directory.join(LOG), true)?;
     let mut taps = Vec::new();
@@ -227,6 +230,15 @@ fn listen(directory: &Path) -> io::Result<OwnedFd> {
     Ok(std::os::unix::net::UnixListener::bind(short)?.into())
 }
 
+/// Makes room for a new console log when the old one has grown long, and keeps the old one beside it.
+fn set_aside(console: &Path) -> Result<()> {
+    if std::fs::metadata(console).is_ok_and(|log| log.len() > LONG_CONSOLE) {
+        let old = console.with_added_extension("old");
+        std::fs::rename(console, old).map_err(Error::io(format!("setting {} aside", console.display())))?;
+    }
+    Ok(())
+}
+
 fn private_log(path: &Path, anew: bool) -> Result<std::fs::File> {
     let doing = || format!("opening {}", path.display());
     if let Some(parent) = path.parent() {
@@ -274,5 +286,35 @@ fn remove_file(path: &Path) -> Result<()> {
             Err(Error::io(format!("removing {}", path.display()))(error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_console_log_is_set_aside_and_a_short_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let console = directory.path().join("console.log");
+        set_aside(&console).unwrap();
+        let log = private_log(&console, false).unwrap();
+        log.set_len(LONG_CONSOLE).unwrap();
+        set_aside(&console).unwrap();
+        assert!(console.exists());
+        log.set_len(LONG_CONSOLE + 1).unwrap();
+        set_aside(&console).unwrap();
+        assert!(!console.exists() && directory.path().join("console.log.old").exists());
+    }
+
+    #[test]
+    fn an_error_reads_the_end_of_a_long_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = private_log(&directory.path().join("qemu.log"), true).unwrap();
+        std::io::Write::write_all(&mut &log, &vec![b'x'; MOST_LOG as usize]).unwrap();
+        std::io::Write::write_all(&mut &log, b"\nthe end\n").unwrap();
+        let tail = read_tail(&log).unwrap();
+        assert_eq!(tail.len() as u64, MOST_LOG);
+        assert!(tail.ends_with("the end\n"));
     }
 }

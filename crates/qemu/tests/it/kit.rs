@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use crate::guest;
 
 /// Emulation on a machine that runs other things as well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct Lab {
     directory: tempfile::TempDir,

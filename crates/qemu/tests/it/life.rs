@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use qemu::{Card, Forward, Instance, Link, Mac, PowerOff, Protocol, StartOptions, State, destroy};
+use qemu::{
+    Card, Disk, Forward, Instance, Link, Mac, PowerOff, Protocol, StartOptions, State, destroy, overlay,
+};
 
 use crate::kit::{Guard, Lab, PATIENCE, console, console_until, emulation, read_from, start};
 
@@ -139,4 +141,64 @@ async fn of_several_starts_at_once_one_wins_and_the_machine_is_whole() {
     let ends = futures::future::join_all([(); 2].map(|()| destroy(&machine))).await;
     assert!(ends.iter().any(Result::is_ok), "{ends:?}");
     assert_eq!(instance.state().await.unwrap(), State::Absent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_broken_off_at_any_moment_leaves_what_can_be_taken_away() {
+    let lab = Lab::new();
+    let machine = lab.machine("m1", "", vec![]);
+    let _guard = Guard(machine.clone());
+    for after in [0, 2, 10, 40, 100, 200] {
+        let (emulation, options) = (emulation(), StartOptions::default());
+        let start = qemu::start(&machine, &emulation, &options);
+        // As Ctrl-C does: the future is dropped where it stands.
+        let _ = tokio::time::timeout(Duration::from_millis(after), start).await;
+        let instance = Instance::at(&machine.directory);
+        let pid = instance.pid().unwrap();
+        destroy(&machine).await.unwrap();
+        assert_eq!(instance.state().await.unwrap(), State::Absent);
+        assert!(!machine.directory.exists() && !machine.disk.as_ref().unwrap().path.exists());
+        if let Some(pid) = pid {
+            // Ended, even if nobody has asked for its status yet.
+            let status =
+                std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|_| "gone) Z".into());
+            assert!(status.contains(") Z"), "{status}");
+        }
+    }
+}
+
+/// The first sector of a disk: writes a text to the serial port, and stands still.
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![
+        0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
+        0xbe, 0x15, 0x7c, // mov si, text
+        0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xac, 0x84, 0xc0, // next: lodsb; test al, al
+        0x74, 0x03, // jz end
+        0xee, 0xeb, 0xf8, // out dx, al; jmp next
+        0xf4, 0xeb, 0xfd, // end: hlt; jmp end
+    ];
+    sector.extend(b"booted-from-disk\r\n");
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_boots_from_a_layer_over_a_raw_image_and_over_a_qcow2_image() {
+    let lab = Lab::new();
+    let raw = lab.path().join("boot.img");
+    std::fs::write(&raw, boot_sector()).unwrap();
+    let qcow2 = lab.path().join("boot.qcow2");
+    overlay::ensure(&Disk { path: qcow2.clone(), base: raw.clone(), size: 1 << 20 }).unwrap();
+    for base in [raw, qcow2] {
+        let mut machine = lab.machine("m1", "", vec![]);
+        machine.boot = None;
+        machine.disk.as_mut().unwrap().base = base;
+        let _guard = Guard(machine.clone());
+        start(&machine).await;
+        console_until(&machine, "the disk's boot sector", |text| text.contains("booted-from-disk")).await;
+        destroy(&machine).await.unwrap();
+        std::fs::remove_file(&machine.console).unwrap();
+    }
 }

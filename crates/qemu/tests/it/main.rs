@@ -7,5 +7,6 @@ mod image;
 mod kit;
 mod life;
 mod network;
+mod overlay;
 mod probe;
 mod web;
