@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail them")]
 
+mod artifacts;
 mod images;
 mod lab;
 mod life;

@@ -14,7 +14,7 @@ use crate::spec::Flavor;
 
 /// Returns the configuration that makes a machine ready for the cluster's programs.
 pub(super) fn whole(plan: &Plan, machine: &Machine, given: &Given, system: &System) -> Result<String> {
-    render(plan, machine, given, Some(system))
+    render(plan, machine, given, Some(system), &given.authorized)
 }
 
 /// Returns the small configuration, with which the tool can log in.
@@ -22,7 +22,12 @@ pub(super) fn whole(plan: &Plan, machine: &Machine, given: &Given, system: &Syst
 /// # Errors
 /// When it is larger than VirtualBox hands over.
 pub(super) fn first(plan: &Plan, machine: &Machine, given: &Given) -> Result<String> {
-    let text = render(plan, machine, given, None)?;
+    // The first key is what the tool logs in by; others are left out where there is no room for them.
+    let all = render(plan, machine, given, None, &given.authorized)?;
+    if all.len() <= FIRST_LIMIT {
+        return Ok(all);
+    }
+    let text = render(plan, machine, given, None, &given.authorized[..1])?;
     if text.len() <= FIRST_LIMIT {
         return Ok(text);
     }
@@ -34,7 +39,13 @@ pub(super) fn first(plan: &Plan, machine: &Machine, given: &Given) -> Result<Str
     .hint("log in by an Ed25519 key, which is short: leave ssh.privateKey out, or give one of this kind"))
 }
 
-fn render(plan: &Plan, machine: &Machine, given: &Given, system: Option<&System>) -> Result<String> {
+fn render(
+    plan: &Plan,
+    machine: &Machine,
+    given: &Given,
+    system: Option<&System>,
+    keys: &[String],
+) -> Result<String> {
     let flavor = plan.spec.os.as_ref().context("the plan has no operating system")?.flavor;
     let login = plan.login.as_ref().context("the plan does not say how machines are reached")?;
     let mut files = needed(plan, machine, flavor, given)?;
@@ -51,8 +62,6 @@ fn render(plan: &Plan, machine: &Machine, given: &Given, system: Option<&System>
         .collect();
     let mut values = tera::Context::new();
     values.insert("user", &login.user);
-    // The first one is what the tool logs in by; for more of them the small one has no room.
-    let keys = if system.is_some() { &given.authorized[..] } else { &given.authorized[..1] };
     values.insert("keys", keys);
     values.insert("first", &system.is_none());
     values.insert("files", &files);
