@@ -1,10 +1,9 @@
 //! The one retry helper and the one way to wait for a condition.
 
+use std::convert::Infallible;
 use std::fmt::{Debug, Display};
-use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::time::Duration;
-
-use futures::future::BoxFuture;
 
 use crate::clock::Clock;
 use crate::names::Random;
@@ -74,6 +73,84 @@ pub enum WaitError<E: Display + Debug> {
     },
 }
 
+/// The attempts that the caller makes itself, against one deadline. For futures that have to be `Send`, which
+/// those of an async closure are not.
+pub struct Tries<'a> {
+    what: &'a str,
+    deadline: Duration,
+    backoff: Backoff,
+    clock: &'a dyn Clock,
+    random: &'a Random,
+    out_of_time: Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
+    last: String,
+    failures: u32,
+}
+
+impl<'a> Tries<'a> {
+    /// Begins now.
+    #[must_use]
+    pub fn new(
+        what: &'a str,
+        deadline: Duration,
+        backoff: Backoff,
+        clock: &'a dyn Clock,
+        random: &'a Random,
+    ) -> Self {
+        let began = clock.now();
+        // A clock counts from where it is first waited on, which may be after a long first attempt.
+        let out_of_time = Box::pin(async move {
+            let spent = clock.now().duration_since(began).unsigned_abs();
+            clock.after(deadline.saturating_sub(spent)).await;
+        });
+        let last = String::from("nothing yet");
+        Self { what, deadline, backoff, clock, random, out_of_time, last, failures: 0 }
+    }
+
+    /// Makes an attempt that the deadline ends; without this, an attempt takes as long as it takes.
+    ///
+    /// # Errors
+    /// When the deadline has passed; the attempt is then dropped.
+    pub async fn attempt<T>(&mut self, attempt: impl Future<Output = T>) -> Result<T, WaitError<Infallible>> {
+        tokio::select! {
+            biased;
+            outcome = attempt => Ok(outcome),
+            () = &mut self.out_of_time => Err(self.over()),
+        }
+    }
+
+    /// Waits until the next attempt is due, after one that has seen `last`.
+    ///
+    /// # Errors
+    /// When the deadline has passed.
+    pub async fn again(&mut self, last: impl Display) -> Result<(), WaitError<Infallible>> {
+        self.last = last.to_string();
+        let pause = self.backoff.delay(self.failures, self.random);
+        self.failures = self.failures.saturating_add(1);
+        tokio::select! {
+            biased;
+            () = &mut self.out_of_time => Err(self.over()),
+            () = self.clock.after(pause) => Ok(()),
+        }
+    }
+
+    fn over(&mut self) -> WaitError<Infallible> {
+        let last = std::mem::take(&mut self.last);
+        // A future that has completed must not be polled again: whoever asks again is told again.
+        self.out_of_time = Box::pin(std::future::ready(()));
+        WaitError::Deadline { what: self.what.into(), after: self.deadline, last }
+    }
+}
+
+impl WaitError<Infallible> {
+    /// The same error of a wait that can also fail for good.
+    pub fn widen<E: Display + Debug>(self) -> WaitError<E> {
+        match self {
+            Self::Deadline { what, after, last } => WaitError::Deadline { what, after, last },
+            Self::Fatal { error, .. } => match error {},
+        }
+    }
+}
+
 /// Calls `attempt` until it is done, fails for good, or `deadline` has passed.
 ///
 /// # Errors
@@ -90,10 +167,12 @@ where
     E: Display + Debug,
     F: AsyncFnMut() -> Attempt<T, E>,
 {
-    let mut turns = Turns::new(what, deadline, backoff, clock, random);
+    let mut tries = Tries::new(what, deadline, backoff, clock, random);
     loop {
-        if let ControlFlow::Break(outcome) = turns.take(attempt()).await {
-            return outcome;
+        match tries.attempt(attempt()).await.map_err(WaitError::widen)? {
+            Attempt::Done(value) => return Ok(value),
+            Attempt::Fatal(error) => return Err(WaitError::Fatal { what: what.into(), error }),
+            Attempt::Again(seen) => tries.again(seen).await.map_err(WaitError::widen)?,
         }
     }
 }
@@ -114,107 +193,13 @@ where
     E: Display + Debug,
     A: Future<Output = Attempt<T, E>>,
 {
-    let mut turns = Turns::new(what, deadline, backoff, clock, random);
+    let mut tries = Tries::new(what, deadline, backoff, clock, random);
     loop {
-        if let ControlFlow::Break(outcome) = turns.take(attempt()).await {
-            return outcome;
+        match tries.attempt(attempt()).await.map_err(WaitError::widen)? {
+            Attempt::Done(value) => return Ok(value),
+            Attempt::Fatal(error) => return Err(WaitError::Fatal { what: what.into(), error }),
+            Attempt::Again(seen) => tries.again(seen).await.map_err(WaitError::widen)?,
         }
-    }
-}
-
-/// The attempts of one wait.
-struct Turns<'a> {
-    what: &'a str,
-    deadline: Duration,
-    backoff: Backoff,
-    clock: &'a dyn Clock,
-    random: &'a Random,
-    out_of_time: BoxFuture<'a, ()>,
-    last: String,
-    failures: u32,
-}
-
-impl<'a> Turns<'a> {
-    fn new(
-        what: &'a str,
-        deadline: Duration,
-        backoff: Backoff,
-        clock: &'a dyn Clock,
-        random: &'a Random,
-    ) -> Self {
-        let out_of_time = clock.after(deadline);
-        Self { what, deadline, backoff, clock, random, out_of_time, last: "nothing yet".into(), failures: 0 }
-    }
-
-    /// Waits for an attempt, and then for the time of the next one.
-    async fn take<T, E: Display + Debug>(
-        &mut self,
-        attempt: impl Future<Output = Attempt<T, E>>,
-    ) -> ControlFlow<Result<T, WaitError<E>>> {
-        tokio::select! {
-            biased;
-            outcome = attempt => match outcome {
-                Attempt::Done(value) => return ControlFlow::Break(Ok(value)),
-                Attempt::Fatal(error) => {
-                    return ControlFlow::Break(Err(WaitError::Fatal { what: self.what.to_owned(), error }));
-                }
-                Attempt::Again(seen) => self.last = seen,
-            },
-            () = &mut self.out_of_time => return ControlFlow::Break(Err(self.late())),
-        }
-        tokio::select! {
-            () = self.clock.after(self.backoff.delay(self.failures, self.random)) => {
-                self.failures += 1;
-                ControlFlow::Continue(())
-            }
-            () = &mut self.out_of_time => ControlFlow::Break(Err(self.late())),
-        }
-    }
-
-    fn late<E: Display + Debug>(&self) -> WaitError<E> {
-        WaitError::Deadline { what: self.what.to_owned(), after: self.deadline, last: self.last.clone() }
-    }
-}
-
-/// The pauses between attempts that the caller makes itself, each with a limit of its own. For futures that
-/// have to be `Send`, which those of an async closure are not.
-pub struct Tries<'a> {
-    what: &'a str,
-    deadline: Duration,
-    backoff: Backoff,
-    clock: &'a dyn Clock,
-    random: &'a Random,
-    began: jiff::Timestamp,
-    failures: u32,
-}
-
-impl<'a> Tries<'a> {
-    /// Begins now; no attempt is to begin after `deadline`.
-    #[must_use]
-    pub fn new(
-        what: &'a str,
-        deadline: Duration,
-        backoff: Backoff,
-        clock: &'a dyn Clock,
-        random: &'a Random,
-    ) -> Self {
-        Self { what, deadline, backoff, clock, random, began: clock.now(), failures: 0 }
-    }
-
-    /// Waits until the next attempt is due, after one that has seen `last`.
-    ///
-    /// # Errors
-    /// When the deadline has passed or would pass in the meantime.
-    pub async fn again(&mut self, last: impl Display) -> Result<(), WaitError<std::convert::Infallible>> {
-        let pause = self.backoff.delay(self.failures, self.random);
-        self.failures = self.failures.saturating_add(1);
-        let spent = self.clock.now().duration_since(self.began).unsigned_abs();
-        if spent + pause > self.deadline {
-            let (what, after) = (self.what.to_owned(), self.deadline);
-            return Err(WaitError::Deadline { what, after, last: last.to_string() });
-        }
-        self.clock.after(pause).await;
-        Ok(())
     }
 }
 
