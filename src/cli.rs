@@ -48,6 +48,13 @@ pub(crate) enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Replace the executable of every machine, one after the other
+    Upgrade(Upgrade),
+    /// Add machines to a cluster that runs, or take them out
+    Node {
+        #[command(subcommand)]
+        action: Node,
+    },
     /// Show the machines, their units and nodes
     Status,
     /// Run a command on a machine, or a shell
@@ -108,12 +115,57 @@ pub(crate) enum Command {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) overrides: Overrides,
+    #[command(flatten)]
+    pub(crate) completion: Completion,
+}
+
+/// How a cluster is brought to what its spec says
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
     /// Leave the user's kubeconfig alone
     #[arg(long)]
     pub(crate) no_kubeconfig: bool,
-    /// How many seconds the cluster may take to be ready
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    /// How many seconds the cluster may take to be ready [default: 120; 1200 where machines have to boot]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) wait: Option<u64>,
+    /// The executable that machines run [default: this one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) node_executable: Option<PathBuf>,
+}
+
+/// Replace the executable of every machine, one after the other
+#[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    /// The executable that machines run [default: this one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) node_executable: Option<PathBuf>,
+    /// How many seconds one machine may take
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub(crate) wait: u64,
+}
+
+/// Change the machines of a cluster that runs
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Add workers
+    Add {
+        /// How many
+        #[arg(default_value_t = 1)]
+        count: u32,
+        #[command(flatten)]
+        up: Completion,
+    },
+    /// Move the pods of a worker elsewhere and take it away
+    Remove {
+        /// The machine, such as w2, or its address
+        machine: String,
+        /// End pods that no controller makes again
+        #[arg(long)]
+        force: bool,
+        /// How many seconds its pods may take to be gone
+        #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+        wait: u64,
+    },
 }
 
 /// Prove that the cluster works

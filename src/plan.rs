@@ -28,7 +28,7 @@ pub(crate) struct Plan {
     pub(crate) machines: Vec<Machine>,
     /// The certificates beside the authority's own.
     pub(crate) certificates: Vec<Certificate>,
-    /// The bridge on the host; of the local provider only.
+    /// The bridge on the host, where this tool makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bridge: Option<String>,
     /// Where the disks come from; of virtual machines only.
@@ -75,6 +75,9 @@ pub(crate) struct Login {
 pub(crate) struct Machine {
     /// Its short name: `m1`, `w1`.
     pub(crate) name: String,
+    /// Its place in the row of its role's addresses, from 0.
+    #[serde(skip)]
+    pub(crate) index: u32,
     /// What it does.
     pub(crate) role: Role,
     /// Its address, which is also its node's name.
@@ -200,7 +203,7 @@ pub(crate) fn plan(spec: &ClusterSpec) -> Plan {
         .chain(members(spec, Role::Worker, &spec.workers))
         .collect();
     let certificates = certificates(spec, &machines);
-    let bridge = (spec.provider == ProviderKind::Local).then(|| bridge_name(&spec.name));
+    let bridge = (spec.provider != ProviderKind::Vagrant).then(|| bridge_name(&spec.name));
     let image = spec.os.as_ref().map(|os| image(os, spec.provider));
     let login = spec.ssh.as_ref().map(|ssh| Login {
         user: ssh.user.clone(),
@@ -244,10 +247,12 @@ fn image(os: &Os, provider: ProviderKind) -> Image {
 fn members(spec: &ClusterSpec, role: Role, group: &Machines) -> impl Iterator<Item = Machine> {
     let letter = if role == Role::Master { 'm' } else { 'w' };
     let vm = spec.provider != ProviderKind::Local;
-    (0..group.count).map(move |index| {
+    let present = (0_u32..).filter(|index| !group.absent.contains(index));
+    present.take(group.count as usize).map(move |index| {
         let name = format!("{letter}{}", index + 1);
         let address = Ipv4Addr::from(u32::from(group.first_address).saturating_add(index));
         Machine {
+            index,
             files: files(role, &name),
             units: units(role),
             mac: mac(spec.provider, address),

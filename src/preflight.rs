@@ -22,19 +22,60 @@ const INOTIFY_PER_NODE: u64 = 16;
 /// Open files that a node needs.
 const FILES_PER_NODE: u64 = 512;
 
-/// Checks this machine for a cluster.
+/// Checks this machine for a cluster of namespaces.
 ///
 /// # Errors
 /// The first thing that would keep the cluster from coming up, with what to do about it.
 pub(crate) async fn check(plan: &Plan, state: &State, home: &Home, ui: &Ui) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::user("the local provider needs root")
-            .because("it makes network interfaces, namespaces and control groups")
-            .hint("run it with sudo"));
-    }
+    root("the local provider", "it makes network interfaces, namespaces and control groups")?;
     kernel()?;
     let journal = state.journal()?;
-    names(plan, state, home, &journal)?;
+    interfaces(plan, state, home, &journal).await?;
+    let nodes = plan.machines.len() as u64;
+    let masters = plan.masters().count() as u64;
+    memory(masters * MASTER_MEMORY + (nodes - masters) * WORKER_MEMORY, nodes)?;
+    if journal.is_empty() {
+        limits(nodes, ui)?;
+    }
+    bridge_filter(ui)
+}
+
+/// Checks this machine for a cluster of QEMU's virtual machines.
+///
+/// # Errors
+/// The first thing that would keep the cluster from coming up, with what to do about it.
+pub(crate) async fn virtual_machines(plan: &Plan, state: &State, home: &Home, ui: &Ui) -> Result<()> {
+    root("the qemu provider", "it makes a bridge, and a tap for each machine")?;
+    let journal = state.journal()?;
+    interfaces(plan, state, home, &journal).await?;
+    if !journal.iter().any(|made| matches!(made, Made::Virtual(_))) {
+        let all = plan.machines.iter().filter_map(|machine| machine.memory).sum();
+        memory(all, plan.machines.len() as u64)?;
+    }
+    bridge_filter(ui)
+}
+
+/// Checks this machine for a cluster that Vagrant makes.
+///
+/// # Errors
+/// The first thing that would keep the cluster from coming up, with what to do about it.
+pub(crate) async fn vagrant(plan: &Plan, state: &State, home: &Home, _: &Ui) -> Result<()> {
+    let others = other_clusters(home, &plan.spec.name)?;
+    // Once it is up, the node network of this host is its own.
+    let occupied = if state.journal()?.is_empty() { Network::open()?.occupied().await? } else { Vec::new() };
+    networks(&plan.spec, &occupied, &others)
+}
+
+fn root(who: &str, why: &str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::user(format!("{who} needs root")).because(why).hint("run it with sudo"))
+}
+
+/// Checks that the names and addresses of the cluster's interfaces are free.
+async fn interfaces(plan: &Plan, state: &State, home: &Home, journal: &[Made]) -> Result<()> {
+    names(plan, state, home, journal)?;
     let own = plan.bridge.clone().unwrap_or_default();
     let occupied: Vec<Occupied> = Network::open()?
         .occupied()
@@ -44,13 +85,14 @@ pub(crate) async fn check(plan: &Plan, state: &State, home: &Home, ui: &Ui) -> R
         .filter(|occupied| occupied.interface != own || !journal.contains(&Made::Link(own.clone())))
         .collect();
     let others = other_clusters(home, &plan.spec.name)?;
-    networks(&plan.spec, &occupied, &others)?;
-    let nodes = plan.machines.len() as u64;
-    memory(&fs_err::read_to_string("/proc/meminfo")?, plan)?;
-    if journal.is_empty() {
-        limits(nodes, ui)?;
-    }
-    if bridge_filter() && Network::index("docker0")?.is_some() {
+    networks(&plan.spec, &occupied, &others)
+}
+
+/// Warns where Docker's firewall also sees what passes a bridge.
+fn bridge_filter(ui: &Ui) -> Result<()> {
+    let filtered = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        .is_ok_and(|value| value.trim() == "1");
+    if filtered && Network::index("docker0")?.is_some() {
         ui.warn(
             "net.bridge.bridge-nf-call-iptables is 1 on this host: its firewall also sees traffic between nodes. \
              Docker sets its FORWARD policy to DROP; if nodes cannot reach each other: \
@@ -231,21 +273,21 @@ fn free_network(spec: &ClusterSpec, occupied: &[Occupied], others: &[(String, Ip
     })
 }
 
-fn memory(meminfo: &str, plan: &Plan) -> Result<()> {
+fn memory(needed: u64, nodes: u64) -> Result<()> {
+    enough_memory(&fs_err::read_to_string("/proc/meminfo")?, needed, nodes)
+}
+
+fn enough_memory(meminfo: &str, needed: u64, nodes: u64) -> Result<()> {
     let available = meminfo
         .lines()
         .find_map(|line| {
             line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
         })
         .map(|kilobytes| kilobytes << 10);
-    let masters = plan.masters().count() as u64;
-    let workers = plan.machines.len() as u64 - masters;
-    let needed = masters * MASTER_MEMORY + workers * WORKER_MEMORY;
     match available {
         Some(available) if available < needed => Err(Error::user(format!(
-            "{} MiB of memory are free, and {} nodes need {} MiB",
+            "{} MiB of memory are free, and {nodes} nodes need {} MiB",
             available >> 20,
-            masters + workers,
             needed >> 20
         ))
         .hint("end other programs, or ask for fewer workers")),
@@ -279,11 +321,6 @@ fn limits(nodes: u64, ui: &Ui) -> Result<()> {
         .hint("sysctl -w fs.file-max=1000000"));
     }
     Ok(())
-}
-
-fn bridge_filter() -> bool {
-    std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
-        .is_ok_and(|value| value.trim() == "1")
 }
 
 #[cfg(test)]
@@ -348,8 +385,11 @@ mod tests {
 
     #[test]
     fn too_little_memory_is_said_in_numbers() {
-        let plan = crate::plan::plan(&spec("workers: { count: 10 }"));
-        says(memory("MemAvailable:   204800 kB\n", &plan), &["200 MiB", "11 nodes need 1152 MiB"]);
-        memory("MemAvailable:   20480000 kB\n", &plan).unwrap();
+        let needed = 1152 << 20;
+        says(
+            enough_memory("MemAvailable:   204800 kB\n", needed, 11),
+            &["200 MiB", "11 nodes need 1152 MiB"],
+        );
+        enough_memory("MemAvailable:   20480000 kB\n", needed, 11).unwrap();
     }
 }

@@ -83,6 +83,10 @@ pub(crate) enum Made {
     Forwarding(String),
     /// A control group directory, with everything that runs in it.
     Cgroup(PathBuf),
+    /// A virtual machine of QEMU, by the file that describes it: its process, its disk and its directory.
+    Virtual(PathBuf),
+    /// All that Vagrant made from the Vagrantfile in a directory.
+    Vagrant(PathBuf),
     /// A context, with its cluster and user, in a kubeconfig.
     Context(PathBuf),
 }
@@ -182,6 +186,12 @@ impl State {
             }
         }
         if journal.len() == before && self.exists() { Ok(()) } else { self.write_json(JOURNAL, &journal) }
+    }
+
+    /// Takes what is gone out of the journal; durable when this returns.
+    pub(crate) fn strike(&self, gone: &[Made]) -> Result<()> {
+        let left: Vec<Made> = self.journal()?.into_iter().filter(|made| !gone.contains(made)).collect();
+        self.write_json(JOURNAL, &left)
     }
 
     /// Reads a JSON file of the directory; `None` when it is not there.

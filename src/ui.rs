@@ -2,11 +2,12 @@
 
 #![expect(clippy::print_stderr, reason = "everything else prints through this module")]
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
@@ -28,12 +29,22 @@ pub(crate) struct Ui {
     quiet: bool,
     started: Instant,
     spinner: Mutex<Option<ProgressBar>>,
+    machines: Mutex<Machines>,
+}
+
+/// What each machine is at.
+#[derive(Debug, Default)]
+struct Machines {
+    /// The phase of each, since when, and its line on a terminal.
+    phases: BTreeMap<String, (String, Instant, Option<ProgressBar>)>,
+    /// Keeps the lines below each other.
+    board: Option<MultiProgress>,
 }
 
 impl Ui {
     /// Returns the way to speak in `output` form; `quiet` leaves progress out.
     pub(crate) fn new(output: Output, quiet: bool) -> Self {
-        Self { output, quiet, started: Instant::now(), spinner: Mutex::new(None) }
+        Self { output, quiet, started: Instant::now(), spinner: Mutex::new(None), machines: Mutex::default() }
     }
 
     /// Returns whether answers are JSON.
@@ -70,6 +81,69 @@ impl Ui {
         }
     }
 
+    /// Says what a machine is at: one line a machine on a terminal, one a phase elsewhere.
+    pub(crate) fn phase(&self, machine: &str, phase: &str) {
+        let Ok(mut machines) = self.machines.lock() else { return };
+        let now = Instant::now();
+        if machines.phases.get(machine).is_some_and(|(known, _, _)| known == phase) {
+            return;
+        }
+        let terminal = !self.quiet && !self.json() && std::io::stdout().is_terminal();
+        let bar = match machines.phases.remove(machine) {
+            Some((_, _, bar)) => bar,
+            None if terminal => {
+                self.replace_spinner(None);
+                let board = machines
+                    .board
+                    .get_or_insert_with(|| MultiProgress::with_draw_target(ProgressDrawTarget::stdout()));
+                let bar = board.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("   {spinner} {prefix:<11} {msg}") {
+                    bar.set_style(style);
+                }
+                bar.set_prefix(machine.to_owned());
+                bar.enable_steady_tick(Duration::from_millis(120));
+                Some(bar)
+            }
+            None => None,
+        };
+        match &bar {
+            Some(bar) => bar.set_message(phase.to_owned()),
+            None if self.json() => {
+                let seconds = rounded(self.elapsed());
+                let event =
+                    json!({ "event": "machine", "machine": machine, "phase": phase, "seconds": seconds });
+                self.line(&event.to_string());
+            }
+            None if self.quiet => {}
+            None => self.line(&step_line(machine, phase, Some(self.elapsed())).replacen('✓', "•", 1)),
+        }
+        machines.phases.insert(machine.to_owned(), (phase.to_owned(), now, bar));
+    }
+
+    /// Returns what shows how many bytes of how many a machine's phase has moved. On a terminal only.
+    pub(crate) fn transfer(&self, machine: &str) -> impl Fn(u64, u64) + Send + Sync + 'static {
+        let line = self.machines.lock().ok().and_then(|machines| {
+            let (phase, _, bar) = machines.phases.get(machine)?;
+            Some((phase.clone(), bar.clone()?))
+        });
+        move |done, all| {
+            if let Some((phase, bar)) = &line {
+                bar.set_message(format!("{phase}: {} of {} MiB", done >> 20, all >> 20));
+            }
+        }
+    }
+
+    fn forget_machines(&self) {
+        if let Ok(mut machines) = self.machines.lock() {
+            for (_, _, bar) in std::mem::take(&mut machines.phases).into_values() {
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+            }
+            machines.board = None;
+        }
+    }
+
     /// Reports a finished step.
     pub(crate) fn done(&self, step: &str, outcome: &str) {
         self.step(step, outcome, None);
@@ -85,9 +159,8 @@ impl Ui {
         self.replace_spinner(None);
         if self.json() {
             let state = if passed { "passed" } else { "failed" };
-            let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
             let event = json!({ "event": "check", "check": step, "state": state, "message": outcome,
-                "seconds": seconds });
+                "seconds": rounded(took) });
             self.line(&event.to_string());
         } else if !self.quiet || !passed {
             let line = step_line(step, outcome, Some(took));
@@ -96,11 +169,12 @@ impl Ui {
     }
 
     fn step(&self, step: &str, outcome: &str, elapsed: Option<Duration>) {
+        self.forget_machines();
         self.replace_spinner(None);
         if self.json() {
             let mut event = json!({ "event": "step", "step": step, "state": "done", "message": outcome });
             if let Some(elapsed) = elapsed {
-                event["seconds"] = json!((elapsed.as_secs_f64() * 1000.0).round() / 1000.0);
+                event["seconds"] = json!(rounded(elapsed));
             }
             self.line(&event.to_string());
         } else if !self.quiet {
@@ -147,6 +221,7 @@ impl Ui {
 
     /// Reports a failure.
     pub(crate) fn fail(&self, error: &Error) {
+        self.forget_machines();
         self.replace_spinner(None);
         if self.json() {
             let kind = match error.kind {
@@ -180,6 +255,11 @@ impl Ui {
             *spinner = next;
         }
     }
+}
+
+/// Returns seconds with three places.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 fn step_line(step: &str, outcome: &str, elapsed: Option<Duration>) -> String {

@@ -22,6 +22,11 @@ pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
         ui.begin("machines", "stopping");
         provider::of(&plan, &state)?.halt(ui).await?;
     }
+    // Disks of virtual machines are what is kept; namespaces have nothing that could be.
+    let stays = |made: &Made| {
+        matches!(made, Made::Context(_)) || keep && matches!(made, Made::Virtual(_) | Made::Vagrant(_))
+    };
+    let (kept, gone): (Vec<Made>, Vec<Made>) = journal.into_iter().partition(stays);
     ui.begin("machines", "removing");
     let others: Vec<State> = session
         .home
@@ -30,16 +35,15 @@ pub(super) async fn run(session: &Session<'_>, keep: bool) -> Result<()> {
         .filter(|other| *other != name)
         .map(|other| session.home.cluster(&other))
         .collect();
-    provider::destroy(&journal, &others).await?;
+    provider::destroy(&gone, &others).await?;
     let verb = if keep { "stopped, their data is kept" } else { "removed" };
     ui.done("machines", verb);
     if keep {
-        let kept: Vec<Made> = journal.into_iter().filter(|made| matches!(made, Made::Context(_))).collect();
         state.write_json("journal.json", &kept)?;
         ui.note(&format!("cluster {name} is stopped; `cluster up --name {name}` starts it again"));
         return Ok(());
     }
-    for made in &journal {
+    for made in &kept {
         if let Made::Context(file) = made {
             kubeconfig::take(file, &name)?;
         }

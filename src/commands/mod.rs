@@ -1,14 +1,18 @@
 //! The commands, a file each, and what they share.
 
 mod down;
+mod drain;
+mod executable;
 mod generate;
 pub(crate) mod image;
 mod kubeconfig;
 mod logs;
+mod node;
 mod ready;
 mod ssh;
 mod status;
 mod up;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,13 +46,15 @@ pub(crate) async fn run(cli: &Cli, ui: &Ui) -> Result<u8> {
     match command {
         Command::Up(arguments) => up::run(&session, arguments).await?,
         Command::Down { keep } => down::run(&session, *keep).await?,
+        Command::Upgrade(arguments) => upgrade::run(&session, arguments).await?,
+        Command::Node { action } => node::run(&session, action).await?,
         Command::Status => status::run(&session).await?,
         Command::Ssh { machine, command } => return ssh::run(&session, machine, command).await,
         Command::Kubeconfig { action } => kubeconfig::run(&session, *action)?,
         Command::Plan { overrides } => generate::show_plan(&session, overrides)?,
         Command::Generate { directory, overrides } => generate::run(&session, directory, overrides)?,
         Command::Verify(arguments) => return crate::verify::run(&session, arguments).await,
-        Command::List => status::list(&session)?,
+        Command::List => status::list(&session).await?,
         Command::Logs { machine, unit, console, tail } => {
             logs::run(&session, machine, unit.as_deref(), *console, *tail).await?;
         }
@@ -100,7 +106,9 @@ impl Session<'_> {
         let asked = self.asked(overrides)?;
         let state = self.home.cluster(&asked.name);
         let Some(saved) = state.spec()? else { return Ok((asked, state)) };
-        let wanted = if self.file().is_some() { asked } else { overridden(&saved, &asked, overrides) };
+        let mut wanted = if self.file().is_some() { asked } else { overridden(&saved, &asked, overrides) };
+        // What `node remove` took out stays out: no file says it.
+        wanted.workers.absent.clone_from(&saved.workers.absent);
         crate::commands::up::compatible(&saved, &wanted)?;
         Ok((wanted, state))
     }

@@ -48,7 +48,7 @@ pub(super) async fn wait(
 }
 
 /// Waits until every unit of a machine is ready.
-async fn units(host: &dyn Host, machine: &Machine, deadline: Instant) -> Result<()> {
+pub(super) async fn units(host: &dyn Host, machine: &Machine, deadline: Instant) -> Result<()> {
     let mut last = Status::default();
     let mut hopeless = None;
     // What was restarted before, in an earlier life of the cluster, says nothing of now.

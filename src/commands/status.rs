@@ -32,7 +32,7 @@ pub(super) async fn run(session: &Session<'_>) -> Result<()> {
     let mut rows = Vec::new();
     let mut machines = Vec::new();
     for machine in &plan.machines {
-        let power = provider.power(machine)?;
+        let power = provider.power(machine).await?;
         let mut units = BTreeMap::new();
         if power == Power::Running {
             let host = provider.reach(machine, Instant::now() + PATIENCE, session.ui).await;
@@ -88,7 +88,7 @@ async fn nodes(kubeconfig: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// Runs `cluster list`.
-pub(super) fn list(session: &Session<'_>) -> Result<()> {
+pub(super) async fn list(session: &Session<'_>) -> Result<()> {
     let mut rows = Vec::new();
     let mut values: Vec<Value> = Vec::new();
     for name in session.home.list()? {
@@ -102,7 +102,7 @@ pub(super) fn list(session: &Session<'_>) -> Result<()> {
         let provider = provider::of(&plan, &state)?;
         let mut running = 0;
         for machine in &plan.machines {
-            running += u32::from(provider.power(machine)? == Power::Running);
+            running += u32::from(provider.power(machine).await? == Power::Running);
         }
         let machines = u32::try_from(plan.machines.len()).unwrap_or(u32::MAX);
         rows.push(vec![

@@ -1,37 +1,69 @@
 //! `cluster up`: a list of steps, each of which does only what is missing.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{Session, kubeconfig, ready};
-use crate::artifacts::{File, admin_kubeconfig, machine_files, pki};
-use crate::cli::Up;
+use crate::artifacts::vm::Given;
+use crate::artifacts::{File, admin_kubeconfig, all_files, pki};
+use crate::cli::{Completion, Up};
 use crate::error::{Error, Result};
 use crate::plan::{Machine, Plan, count, plan};
-use crate::provider::{self, Host};
-use crate::spec::ClusterSpec;
+use crate::provider::{self, Boot, Host};
+use crate::spec::{ClusterSpec, ProviderKind};
 use crate::state::State;
 use crate::ui::Ui;
 
+/// This very executable.
+pub(super) const EXECUTABLE: &str = "/proc/self/exe";
+
+/// How long the cluster may take to be ready, and how long where machines have to boot: under software emulation
+/// that takes minutes.
+const WAIT: Duration = Duration::from_secs(120);
+const BOOT_WAIT: Duration = Duration::from_secs(1200);
+
 /// Runs `cluster up`.
 pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
-    let Up { overrides, no_kubeconfig, wait } = arguments;
-    let ui = session.ui;
-    let deadline = Instant::now() + Duration::from_secs(*wait);
+    let Up { overrides, completion } = arguments;
     let (spec, state) = session.wanted(overrides)?;
-    let plan = plan(&spec);
-    one_master(&spec)?;
+    bring(session, &spec, &state, completion).await
+}
+
+/// Brings a cluster to what `spec` says.
+pub(super) async fn bring(
+    session: &Session<'_>,
+    spec: &ClusterSpec,
+    state: &State,
+    completion: &Completion,
+) -> Result<()> {
+    let Completion { no_kubeconfig, wait, node_executable } = completion;
+    let ui = session.ui;
+    let plan = plan(spec);
+    let patience = if spec.provider == ProviderKind::Local { WAIT } else { BOOT_WAIT };
+    let deadline = Instant::now() + wait.map_or(patience, Duration::from_secs);
+    one_master(spec)?;
     ui.done("plan", &plan.summary());
-    let provider = provider::of(&plan, &state)?;
+    let provider = provider::of(&plan, state)?;
     provider.check(&session.home, ui).await?;
+    let executable = node_executable.as_deref().unwrap_or(Path::new(EXECUTABLE));
+    if !cfg!(target_os = "linux") && node_executable.is_none() {
+        return Err(Error::user("machines need an executable for Linux, and this one is not")
+            .hint("give one by --node-executable FILE"));
+    }
+    super::executable::check(executable)?;
     let _lock = state.lock()?;
     state.record(&[])?;
-    state.save_spec(&spec)?;
+    state.save_spec(spec)?;
 
-    let (pki, issued) = certificates(&plan, &state)?;
+    let (pki, issued) = certificates(&plan, state)?;
+    let given = match spec.provider {
+        ProviderKind::Local => None,
+        ProviderKind::Vagrant | ProviderKind::Qemu => Some(Given::ensure(&plan, state.directory())?),
+    };
     ui.done("certificates", &certificate_line(&plan, issued));
 
     ui.begin("machines", "starting");
-    let started = provider.boot(ui).await?;
+    let started = provider.boot(&Boot { given: given.as_ref(), executable, ui }).await?;
     let machines: Vec<String> =
         plan.machines.iter().map(|machine| format!("{} {}", machine.name, machine.address)).collect();
     ui.done("machines", &machines.join("  "));
@@ -39,9 +71,9 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
     ui.begin("install", "reaching machines");
     let provider = &*provider;
     let installs = plan.machines.iter().map(async |machine| {
-        let files = machine_files(&plan, machine, &pki)?;
+        let files = all_files(&plan, machine, &pki, given.as_ref())?;
         let host = provider.reach(machine, deadline, ui).await?;
-        let changed = install(&*host, machine, &files, ui)
+        let changed = install(&*host, machine, executable, &files, ui)
             .await
             .map_err(|error| error.within(format!("installing {} ({})", machine.name, machine.address)))?;
         Ok::<_, Error>((host, changed))
@@ -63,7 +95,7 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
     ui.done_timed("ready", &format!("{nodes} Ready, DNS answers"));
 
     if !no_kubeconfig {
-        let (file, _) = kubeconfig::put(&state, &own)?;
+        let (file, _) = kubeconfig::put(state, &own)?;
         ui.note(&format!(
             "kubectl is configured: context \"{}\" in {}",
             spec.name,
@@ -77,8 +109,14 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Up) -> Result<()> {
 }
 
 /// Brings a machine to what the plan says of it; returns whether anything had to be done.
-async fn install(host: &dyn Host, machine: &Machine, files: &[File], ui: &Ui) -> Result<bool> {
-    let outdated = host.install_executable(ui).await?;
+async fn install(
+    host: &dyn Host,
+    machine: &Machine,
+    executable: &Path,
+    files: &[File],
+    ui: &Ui,
+) -> Result<bool> {
+    let outdated = host.install_executable(executable, ui).await?;
     let restart = host.write(files).await? || outdated;
     Ok(host.set_units(&machine.units, restart).await? || restart)
 }

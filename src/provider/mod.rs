@@ -6,7 +6,12 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod local;
+#[cfg(target_os = "linux")]
+mod qemu;
+mod ssh;
+mod systemd;
 mod units;
+mod vagrant;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,7 +19,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use crate::artifacts::File;
-use crate::error::{Error, Result};
+use crate::artifacts::vm::Given;
+use crate::error::Result;
 use crate::plan::{Machine, Plan, Unit};
 use crate::spec::ProviderKind;
 use crate::state::{Home, Made, State};
@@ -30,7 +36,6 @@ pub(crate) enum Power {
     /// It runs.
     Running,
     /// It was stopped where it stood, and goes on when it is told to.
-    #[expect(dead_code, reason = "of machines that QEMU runs")]
     Paused,
     /// It does not run; its disk may be there.
     Stopped,
@@ -58,10 +63,10 @@ pub(crate) trait Provider {
 
     /// Starts every machine that does not run, and makes it first if it is not there; returns the names of those
     /// it started. It need not wait until they can be reached.
-    async fn boot(&self, ui: &Ui) -> Result<Vec<String>>;
+    async fn boot(&self, with: &Boot<'_>) -> Result<Vec<String>>;
 
     /// Returns whether a machine runs.
-    fn power(&self, machine: &Machine) -> Result<Power>;
+    async fn power(&self, machine: &Machine) -> Result<Power>;
 
     /// Returns the way to work on a machine, once it answers.
     ///
@@ -73,6 +78,9 @@ pub(crate) trait Provider {
         deadline: Instant,
         ui: &Ui,
     ) -> Result<Box<dyn Host + 's>>;
+
+    /// Takes one machine away for good, whether it runs or not, and strikes what was its own from the journal.
+    async fn remove(&self, machine: &Machine) -> Result<()>;
 
     /// Stops every machine in order; what is on their disks stays.
     async fn halt(&self, ui: &Ui) -> Result<()>;
@@ -87,11 +95,28 @@ pub(crate) trait Provider {
 /// What is told of a machine's units; returns whether it wants to know more.
 pub(crate) type Seen<'a> = dyn for<'s> FnMut(&'s Status) -> bool + 'a;
 
+/// What machines are started with.
+pub(crate) struct Boot<'a> {
+    /// What virtual machines are given; of these alone.
+    pub(crate) given: Option<&'a Given>,
+    /// The executable that machines run.
+    pub(crate) executable: &'a Path,
+    /// Where to say how far it is.
+    pub(crate) ui: &'a Ui,
+}
+
 /// A machine that runs: the same on every provider.
 #[async_trait(?Send)]
 pub(crate) trait Host {
-    /// Brings this executable to the machine under its names; returns whether its units run an older one.
-    async fn install_executable(&self, ui: &Ui) -> Result<bool>;
+    /// Brings the executable to the machine under its names; returns whether its units run an older one.
+    async fn install_executable(&self, executable: &Path, ui: &Ui) -> Result<bool>;
+
+    /// Replaces the executable and keeps the one that was there, for [`restore_executable`](Self::restore_executable);
+    /// returns whether they differ. Units are left alone.
+    async fn replace_executable(&self, executable: &Path, ui: &Ui) -> Result<bool>;
+
+    /// Puts the executable back that was there before the last replacement.
+    async fn restore_executable(&self) -> Result<()>;
 
     /// Writes files; returns whether any of them changed.
     async fn write(&self, files: &[File]) -> Result<bool>;
@@ -140,19 +165,25 @@ pub(crate) fn of<'a>(plan: &'a Plan, state: &'a State) -> Result<Box<dyn Provide
         #[cfg(target_os = "linux")]
         ProviderKind::Local => Ok(Box::new(local::Local::new(plan, state))),
         #[cfg(not(target_os = "linux"))]
-        ProviderKind::Local => Err(Error::user("the local provider needs Linux")
+        ProviderKind::Local => Err(crate::error::Error::user("the local provider needs Linux")
             .because("its machines are namespaces of the Linux kernel")
             .hint("use provider vagrant or qemu")),
-        ProviderKind::Vagrant | ProviderKind::Qemu => {
-            Err(Error::user(format!("the provider {} is not built yet", plan.spec.provider.name()))
-                .hint("`cluster generate DIR` writes the files for it; `--provider local` makes a cluster on this machine"))
-        }
+        ProviderKind::Qemu => Ok(Box::new(qemu::Qemu::new(plan, state))),
+        ProviderKind::Vagrant => Ok(Box::new(vagrant::Vagrant::new(plan, state))),
     }
 }
 
 /// Takes away what the journal of a cluster says was made, whether or not its machines still run. `others` are
 /// the clusters that stay: what they need, too, becomes theirs.
 pub(crate) async fn destroy(journal: &[Made], others: &[State]) -> Result<()> {
+    // Machines first: an interface that one holds cannot go.
+    for made in journal {
+        match made {
+            Made::Virtual(description) => qemu::destroy(description).await?,
+            Made::Vagrant(directory) => vagrant::destroy(directory).await?,
+            Made::Link(_) | Made::Table(_) | Made::Forwarding(_) | Made::Cgroup(_) | Made::Context(_) => {}
+        }
+    }
     local::destroy(journal).await?;
     local::restore_forwarding(journal, others)
 }

@@ -8,7 +8,7 @@ mod document;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -121,6 +121,9 @@ impl ProviderKind {
 pub(crate) struct Machines {
     /// How many.
     pub(crate) count: u32,
+    /// Places in the row of addresses that are left out: `cluster node remove` took those machines away.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) absent: BTreeSet<u32>,
     /// The first one's address; the others follow.
     pub(crate) first_address: Ipv4Addr,
     /// Thousandths of a CPU each may use; `None` is all.

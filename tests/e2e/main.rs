@@ -8,6 +8,7 @@ mod lab;
 mod life;
 mod machine;
 mod node;
+mod nodes;
 mod registry;
 mod transcript;
 mod tutorial;

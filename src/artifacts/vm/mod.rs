@@ -23,11 +23,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::File;
 use crate::error::Result;
-use crate::plan::Plan;
+use crate::plan::{Machine, Plan};
 pub(crate) use given::Given;
 pub(crate) use system::system;
 pub(crate) use vagrant::vagrantfile;
 
+/// The Vagrantfile's name in the directory of artifacts.
+pub(crate) const VAGRANTFILE: &str = "Vagrantfile";
 /// The most that VirtualBox hands over in a guest property.
 pub(crate) const FIRST_LIMIT: usize = 1024;
 
@@ -41,18 +43,23 @@ pub(crate) fn files(plan: &Plan, given: &Given) -> Result<Vec<File>> {
     let mut files = Vec::new();
     let vagrant = plan.spec.provider == crate::spec::ProviderKind::Vagrant;
     if vagrant {
-        files.push(File::public("Vagrantfile", vagrantfile(plan)?));
+        files.push(File::public(VAGRANTFILE, vagrantfile(plan)?));
     }
     for machine in &plan.machines {
         let system = system(plan, machine, given)?;
         let whole = ignition::whole(plan, machine, given, &system)?;
-        files.push(File::private(format!("machines/{}.ign", machine.name), whole));
+        files.push(File::private(ignition_file(machine), whole));
         if vagrant {
             let first = ignition::first(plan, machine, given)?;
             files.push(File::private(format!("machines/{}-first.ign", machine.name), first));
         }
     }
     Ok(files)
+}
+
+/// Returns the file of the directory of artifacts that has a machine's Ignition configuration.
+pub(crate) fn ignition_file(machine: &Machine) -> String {
+    format!("machines/{}.ign", machine.name)
 }
 
 /// Returns bytes as a URL that holds them, in the shorter of the two ways that there are.

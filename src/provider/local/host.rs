@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use super::{Local, install_executable};
 use crate::artifacts::File;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Machine, Unit};
-use crate::provider::{Host, Output, Power, Provider, Seen, Status, last_lines};
-use crate::state::Home;
+use crate::plan::{Machine, Unit, cable_name};
+use crate::provider::{Boot, Host, Output, Power, Provider, Seen, Status, last_lines};
+use crate::state::{Home, Made};
 use crate::ui::Ui;
 
 /// Where the images of all machines are, within the state directory.
@@ -26,21 +26,29 @@ impl Provider for Local<'_> {
         crate::preflight::check(self.plan, self.state, home, ui).await
     }
 
-    async fn boot(&self, _: &Ui) -> Result<Vec<String>> {
+    async fn boot(&self, with: &Boot<'_>) -> Result<Vec<String>> {
         fs_err::create_dir_all(self.state.path(IMAGES))?;
         // Every machine has the same file for its executable: it is there before the first one starts.
-        self.new_executable.set(install_executable(&self.state.path("bin"))?);
+        self.new_executable.set(install_executable(with.executable, &self.state.path("bin"))?);
         let started = self.start().await?;
         self.started.replace(started.clone());
         Ok(started)
     }
 
-    fn power(&self, machine: &Machine) -> Result<Power> {
+    async fn power(&self, machine: &Machine) -> Result<Power> {
         Ok(if self.running(machine)? { Power::Running } else { Power::Stopped })
     }
 
     async fn reach<'s>(&'s self, machine: &'s Machine, _: Instant, _: &Ui) -> Result<Box<dyn Host + 's>> {
         Ok(Box::new(Node { local: self, machine }))
+    }
+
+    async fn remove(&self, machine: &Machine) -> Result<()> {
+        self.end(machine).await?;
+        let cable = Made::Link(cable_name(&self.plan.spec.name, &machine.name));
+        super::destroy(std::slice::from_ref(&cable)).await?;
+        self.state.strike(&[cable])?;
+        fs_err::remove_dir_all(self.node_directory(&machine.name)).or_else(absent).map_err(Error::from)
     }
 
     async fn halt(&self, _: &Ui) -> Result<()> {
@@ -64,9 +72,35 @@ struct Node<'a> {
 
 #[async_trait(?Send)]
 impl Host for Node<'_> {
-    async fn install_executable(&self, _: &Ui) -> Result<bool> {
+    async fn install_executable(&self, _: &Path, _: &Ui) -> Result<bool> {
         // A machine that has just started runs the new program by itself.
         Ok(self.local.new_executable.get() && !self.local.started.borrow().contains(&self.machine.name))
+    }
+
+    async fn replace_executable(&self, executable: &Path, _: &Ui) -> Result<bool> {
+        // One file serves all machines: the first one replaces it, and each runs it from its units' next start on.
+        let directory = self.local.state.path("bin");
+        let current = directory.join("cluster");
+        let previous = directory.join("cluster.previous");
+        if !self.local.new_executable.get() {
+            let kept = directory.join(".cluster-previous");
+            fs_err::copy(&current, &kept)?;
+            if install_executable(executable, &directory)? {
+                fs_err::rename(&kept, &previous)?;
+                self.local.new_executable.set(true);
+            } else {
+                fs_err::remove_file(&kept)?;
+            }
+        }
+        Ok(self.local.new_executable.get())
+    }
+
+    async fn restore_executable(&self) -> Result<()> {
+        let directory = self.local.state.path("bin");
+        let copy = directory.join(".cluster-new");
+        fs_err::copy(directory.join("cluster.previous"), &copy)?;
+        fs_err::rename(&copy, directory.join("cluster"))?;
+        Ok(())
     }
 
     async fn write(&self, files: &[File]) -> Result<bool> {
@@ -123,6 +157,10 @@ impl Host for Node<'_> {
         let error = self.local.command(self.machine, &command, terminal)?.exec();
         Err(Error::from(error).within(format!("entering {}", self.machine.name)))
     }
+}
+
+fn absent(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 fn login_shell() -> Vec<String> {

@@ -10,7 +10,7 @@ mod exec;
 mod host;
 mod init;
 mod launch;
-mod net;
+pub(super) mod net;
 mod root;
 mod wait;
 
@@ -403,6 +403,17 @@ impl<'a> Local<'a> {
         self.node_directory(&machine.name).join(path.strip_prefix('/').unwrap_or(path))
     }
 
+    /// Ends one machine, and its control groups with it.
+    async fn end(&self, machine: &Machine) -> Result<()> {
+        if let Some(process) = self.process(&machine.name)? {
+            kill(Pid::from_raw(process.pid), Signal::SIGTERM).context(format!("ending {}", machine.name))?;
+            wait::until_gone(process.pid, SHUTDOWN)?;
+        }
+        let groups = cgroup::cluster_groups(&cgroup::hierarchies()?, &self.plan.spec.name);
+        let own: Vec<PathBuf> = groups.iter().map(|group| group.join(&machine.name)).collect();
+        cgroup::destroy(&own).await
+    }
+
     /// Ends every machine in order, so that nothing is lost but what was not written yet.
     fn stop(&self) -> Result<()> {
         let mut processes = Vec::new();
@@ -488,12 +499,11 @@ fn put(path: &Path, file: &File) -> Result<bool> {
     Ok(true)
 }
 
-/// Copies this executable into `directory` under its names, unless it is there already.
+/// Copies the executable `own` into `directory` under its names, unless it is there already.
 ///
 /// It is copied and not linked, so that a build or an upgrade of the original never meets a running node.
-fn install_executable(directory: &Path) -> Result<bool> {
+fn install_executable(own: &Path, directory: &Path) -> Result<bool> {
     fs_err::create_dir_all(directory)?;
-    let own = Path::new("/proc/self/exe");
     let target = directory.join("cluster");
     let changed = !same_executable(own, &target);
     if changed {
@@ -553,7 +563,8 @@ pub(crate) async fn destroy(made: &[Made]) -> Result<()> {
             Made::Table(name) => {
                 network::gateway::close(name).context(format!("removing the table {name}"))?;
             }
-            Made::Forwarding(_) | Made::Cgroup(_) | Made::Context(_) => {}
+            Made::Forwarding(_) | Made::Cgroup(_) => {}
+            Made::Virtual(_) | Made::Vagrant(_) | Made::Context(_) => {}
         }
     }
     Ok(())

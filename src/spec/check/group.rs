@@ -1,6 +1,6 @@
 //! The machines of one role: how many, where, how large, with which labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checker, label_fault, offset, usable};
 use crate::spec::document::{At, Group, Place};
@@ -135,7 +135,15 @@ pub(super) fn check_group(
         }
         kept.insert(key.clone(), value.clone());
     }
-    Machines { count, first_address: first.0, milli_cpus, memory, disk, labels: kept }
+    Machines {
+        count,
+        absent: BTreeSet::new(),
+        first_address: first.0,
+        milli_cpus,
+        memory,
+        disk,
+        labels: kept,
+    }
 }
 
 fn label_value_fault(value: &str) -> Option<&'static str> {

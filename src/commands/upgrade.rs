@@ -1,0 +1,102 @@
+//! `cluster upgrade`: replaces the executable of every machine, one after the other, and takes it back on a machine
+//! that does not come up with it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+
+use super::drain::{self, Bare};
+use super::{Session, executable, node, ready, up};
+use crate::cli::Upgrade;
+use crate::error::{Context, Error, Result};
+use crate::plan::{Machine, count};
+use crate::provider::{self, Host};
+
+/// Runs `cluster upgrade`.
+pub(super) async fn run(session: &Session<'_>, arguments: &Upgrade) -> Result<()> {
+    let Upgrade { node_executable, wait } = arguments;
+    let (plan, state) = session.existing()?;
+    let ui = session.ui;
+    let _lock = state.lock()?;
+    let program = node_executable.as_deref().unwrap_or(Path::new(up::EXECUTABLE));
+    executable::check(program)?;
+    let provider = provider::of(&plan, &state)?;
+    let client = node::admin(&state).await?;
+    let mut replaced = 0;
+    for machine in &plan.machines {
+        // The time is for each machine: a cluster of many takes as long as it takes.
+        let deadline = Instant::now() + Duration::from_secs(*wait);
+        ui.begin(&machine.name, "comparing");
+        let host = provider.reach(machine, deadline, ui).await?;
+        if !host.replace_executable(program, ui).await? {
+            ui.done(&machine.name, "has this version already");
+            continue;
+        }
+        replaced += 1;
+        let node = machine.address.to_string();
+        let was = drain::cordon(&client, &node, true).await?;
+        let renewed = async {
+            // Pods that nothing would make again stay: their containers outlive the agent.
+            drain::evict(&client, &node, Bare::Leave, deadline).await?;
+            restart(&*host, machine, deadline).await?;
+            alive(&client, &node, deadline).await
+        };
+        let outcome = renewed.await;
+        if let Err(error) = outcome {
+            host.restore_executable()
+                .await
+                .context(format!("taking the upgrade of {} back", machine.name))?;
+            let later = Instant::now() + Duration::from_secs(*wait);
+            restart(&*host, machine, later).await.context("starting the version that was there")?;
+            alive(&client, &node, later).await.context("starting the version that was there")?;
+            drain::cordon(&client, &node, was).await?;
+            return Err(error
+                .within(format!(
+                    "{} did not come up with the new version and has the old one again",
+                    machine.name
+                ))
+                .hint("machines before it keep the new version; `cluster upgrade` goes on with the rest"));
+        }
+        drain::cordon(&client, &node, was).await?;
+        ui.done_timed(&machine.name, "runs the new version");
+    }
+    if replaced == 0 {
+        ui.note("nothing to do: every machine has this version");
+    } else {
+        ui.note(&format!("{} of {} upgraded", count(replaced, "machine"), plan.machines.len()));
+    }
+    Ok(())
+}
+
+/// Starts every unit of a machine anew and waits until they are ready.
+async fn restart(host: &dyn Host, machine: &Machine, deadline: Instant) -> Result<()> {
+    host.set_units(&machine.units, true).await?;
+    ready::units(host, machine, deadline).await
+}
+
+/// Waits until a node has said twice that it is alive: once may have been its agent's life before.
+async fn alive(client: &Client, node: &str, deadline: Instant) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let config = watcher::Config::default().fields(&format!("metadata.name={node}"));
+    let stream = watcher(leases, config);
+    futures::pin_mut!(stream);
+    let mut versions = std::collections::BTreeSet::new();
+    let watching = async {
+        while versions.len() < 2 {
+            // Errors pass: the API of the only master was away a moment ago.
+            if let Ok(Some(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease))) =
+                stream.try_next().await
+            {
+                versions.insert(lease.resource_version());
+            }
+        }
+    };
+    let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+    tokio::time::timeout(patience, watching)
+        .await
+        .map_err(|_| Error::user(format!("the node {node} does not renew its lease")))
+}
