@@ -139,6 +139,8 @@ fn control_plane_config(plan: &Plan, machine: &Machine) -> Result<String> {
     let network = &plan.spec.network;
     let pki = |name: &str| PathBuf::from(format!("{PKI_DIRECTORY}/{name}"));
     let config = control_plane::Config {
+        audit: None,
+        token_file: None,
         cluster_name: plan.spec.name.clone(),
         advertise_address: IpAddr::V4(machine.address),
         port: network.api_port,

@@ -52,6 +52,23 @@ impl Body {
         Self(Inner::Stream(Box::pin(stream)))
     }
 
+    /// Keeps `guard` until the body has been sent, or nobody wants it any more.
+    pub(crate) fn holding<T: Send + 'static>(self, guard: T) -> Self {
+        Self::stream(futures::stream::unfold((self, guard), |(mut body, guard)| async move {
+            loop {
+                let frame =
+                    std::future::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
+                match frame.await? {
+                    Ok(frame) => match frame.into_data() {
+                        Ok(data) => return Some((Ok(data), (body, guard))),
+                        Err(_) => continue,
+                    },
+                    Err(error) => return Some((Err(error), (body, guard))),
+                }
+            }
+        }))
+    }
+
     /// Compresses the body while it is sent. Returns it as it is when it is too small to be worth it or has no known size.
     pub(crate) fn gzip(self) -> Result<Self, Self> {
         let size = http_body::Body::size_hint(&self).exact().unwrap_or(0);

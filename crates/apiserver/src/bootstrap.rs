@@ -32,12 +32,14 @@ pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
         let object = json!({"metadata": {"name": name}, "value": value, "description": description});
         ensure(server, ("scheduling.k8s.io", "priorityclasses"), "", object).await?;
     }
-    let authentication = json!({
+    let mut authentication = json!({
         "metadata": {"name": "extension-apiserver-authentication"},
         "data": {"client-ca-file": server.config.pki.ca_certificate},
     });
+    overlay(&mut authentication["data"], &server.aggregator.request_header());
     ensure(server, ("", "configmaps"), "kube-system", authentication).await?;
     roles(server).await?;
+    flows(server).await?;
     own_service(server).await
 }
 
@@ -53,6 +55,25 @@ async fn roles(server: &Arc<ApiServer>) -> Result<(), Status> {
                 _ => ensure(server, (group, resource), namespace, object).await,
             }
         });
+    futures::future::try_join_all(all).await.map(drop)
+}
+
+/// The flow schemas and priority levels that every cluster has. Those that somebody has taken over stay as they
+/// are.
+async fn flows(server: &Arc<ApiServer>) -> Result<(), Status> {
+    let all = crate::flow::default_objects().into_iter().map(|(resource, object)| async move {
+        let group = "flowcontrol.apiserver.k8s.io";
+        let cached = server.cache.kind(&format!("{resource}.{group}"));
+        match cached.get(api::meta::name(&object)).map(|present| present.value()) {
+            Some(present)
+                if present["spec"] == object["spec"]
+                    || present["metadata"]["annotations"]["apf.kubernetes.io/autoupdate-spec"] == "false" =>
+            {
+                Ok(())
+            }
+            _ => ensure(server, (group, resource), "", object).await,
+        }
+    });
     futures::future::try_join_all(all).await.map(drop)
 }
 
@@ -160,7 +181,7 @@ pub(crate) fn internal(server: &Arc<ApiServer>, target: Target) -> Result<Resour
         query: Query::default(),
         parts,
         warnings: parking_lot::Mutex::default(),
-        annotations: parking_lot::Mutex::default(),
+        annotations: Arc::default(),
     });
     Ok(Resource { call, kind, target, cached })
 }

@@ -24,6 +24,10 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Certificates and keys.
     pub pki: Pki,
+    /// What is written into the audit log; `None` for no log.
+    pub audit: Option<crate::audit::Settings>,
+    /// Bearer tokens that are good as long as the server runs.
+    pub static_tokens: crate::access::StaticTokens,
 }
 
 /// The certificates and keys that an API server works with, beside those of its listener.

@@ -1,5 +1,7 @@
 //! Discovery: which groups, versions and resources there are, in the old and the aggregated form.
 
+use std::sync::Arc;
+
 use api::registry::{Group, Kind, Registry, Scope, Subresource};
 use api::status::Status;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
@@ -7,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::aggregate::Service;
 use crate::body::Body;
 use crate::negotiate::{self, Offer};
 use crate::respond;
@@ -15,11 +18,17 @@ use crate::server::Call;
 /// Answers `/api`, `/apis` and what is below them without being a resource.
 pub(crate) fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<Body>, Status> {
     let registry = call.server.registry.load();
+    let others = call.server.aggregator.services();
     let address = format!("{}:{}", call.server.config.advertise_address, call.server.config.port);
     let value = match segments {
         ["api"] | ["apis"] if aggregated(&call.parts.headers).is_some() => {
             let version = aggregated(&call.parts.headers).unwrap_or("v2");
-            return Ok(list_everything(&registry, segments == ["api"], version, &call.parts.headers));
+            return Ok(list_everything(
+                (&registry, &others),
+                segments == ["api"],
+                version,
+                &call.parts.headers,
+            ));
         }
         ["api"] => json!({
             "kind": "APIVersions",
@@ -27,14 +36,21 @@ pub(crate) fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<Body>,
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
         }),
         ["apis"] => {
-            let groups: Vec<Value> =
+            let mut groups: Vec<Value> =
                 registry.groups().iter().filter(|group| !group.name.is_empty()).map(group_value).collect();
+            for service in others.iter() {
+                add_group_version(&mut groups, service);
+            }
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", name] => {
-            let groups = registry.groups();
-            let group = groups.iter().find(|group| group.name == *name && !name.is_empty());
-            let mut value = group_value(group.ok_or_else(Status::no_such_resource)?);
+            let own = registry.groups();
+            let own = own.iter().filter(|group| group.name == *name && !name.is_empty());
+            let mut groups: Vec<Value> = own.map(group_value).collect();
+            for service in others.iter().filter(|service| service.group == *name) {
+                add_group_version(&mut groups, service);
+            }
+            let mut value = groups.pop().ok_or_else(Status::no_such_resource)?;
             value["kind"] = json!("APIGroup");
             value["apiVersion"] = json!("v1");
             value
@@ -60,6 +76,76 @@ fn group_value(group: &Group<'_>) -> Value {
         .map(|version| json!({"groupVersion": group_version(group.name, version), "version": version}))
         .collect();
     json!({"name": group.name, "versions": versions, "preferredVersion": versions[0]})
+}
+
+/// Adds what another server serves to the groups.
+fn add_group_version(groups: &mut Vec<Value>, service: &Service) {
+    let (group, version) = (&service.group, &service.version);
+    let entry = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    match groups.iter_mut().find(|known| known["name"] == group.as_str()) {
+        Some(known) => {
+            if let Some(versions) = known["versions"].as_array_mut()
+                && !versions.contains(&entry)
+            {
+                versions.push(entry);
+            }
+        }
+        None => groups.push(json!({"name": group, "versions": [entry], "preferredVersion": entry})),
+    }
+}
+
+/// Adds what another server serves to the aggregated form.
+fn add_aggregated(items: &mut Vec<Value>, service: &Service) {
+    let found = service.resources.load();
+    let (list, freshness) = match &**found {
+        Some(list) => (list, "Current"),
+        None => (&Value::Null, "Stale"),
+    };
+    let mut resources: Vec<Value> = Vec::new();
+    let all = list["resources"].as_array().map_or(&[][..], Vec::as_slice);
+    for one in all {
+        let name = one["name"].as_str().unwrap_or_default();
+        let part = |key: &str, default: &str| match one[key].as_str() {
+            None | Some("") => default.to_owned(),
+            Some(own) => own.to_owned(),
+        };
+        let kind = json!({"group": part("group", &service.group), "version": part("version", &service.version),
+            "kind": one["kind"]});
+        match name.split_once('/') {
+            None => {
+                let scope = if one["namespaced"] == true { "Namespaced" } else { "Cluster" };
+                let mut entry = json!({"resource": name, "responseKind": kind, "scope": scope,
+                    "singularResource": one["singularName"], "verbs": one["verbs"]});
+                for key in ["shortNames", "categories"] {
+                    if one[key].is_array() {
+                        entry[key] = one[key].clone();
+                    }
+                }
+                resources.push(entry);
+            }
+            Some((owner, subresource)) => {
+                let entry = json!({"subresource": subresource, "responseKind": kind, "verbs": one["verbs"]});
+                if let Some(owner) = resources.iter_mut().find(|resource| resource["resource"] == owner) {
+                    match owner["subresources"].as_array_mut() {
+                        Some(subresources) => subresources.push(entry),
+                        None => owner["subresources"] = json!([entry]),
+                    }
+                }
+            }
+        }
+    }
+    let entry = json!({"version": service.version, "resources": resources, "freshness": freshness});
+    match items.iter_mut().find(|known| known["metadata"]["name"] == service.group.as_str()) {
+        Some(known) => {
+            if let Some(versions) = known["versions"].as_array_mut() {
+                versions.retain(|known| known["version"] != service.version.as_str());
+                versions.push(entry);
+            }
+        }
+        None => items.push(json!({
+            "metadata": {"name": service.group, "creationTimestamp": null}, "versions": [entry],
+        })),
+    }
 }
 
 fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, Status> {
@@ -125,8 +211,13 @@ fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// Answers with the aggregated form, or says that the client has it already.
-fn list_everything(registry: &Registry, core: bool, version: &str, headers: &HeaderMap) -> Response<Body> {
-    let items: Vec<Value> = registry
+fn list_everything(
+    (registry, others): (&Registry, &[Arc<Service>]),
+    core: bool,
+    version: &str,
+    headers: &HeaderMap,
+) -> Response<Body> {
+    let mut items: Vec<Value> = registry
         .groups()
         .iter()
         .filter(|group| group.name.is_empty() == core)
@@ -150,6 +241,9 @@ fn list_everything(registry: &Registry, core: bool, version: &str, headers: &Hea
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
+    for service in others.iter().filter(|_| !core) {
+        add_aggregated(&mut items, service);
+    }
     let value = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
         "metadata": {}, "items": items,

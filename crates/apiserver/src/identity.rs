@@ -58,8 +58,8 @@ impl Certificates {
 pub(crate) struct LocalUser(pub(crate) Arc<UserInfo>);
 
 impl ApiServer {
-    /// Finds out who is asking and whom they act as.
-    pub(crate) fn identify(&self, parts: &mut Parts) -> Result<Arc<UserInfo>, Status> {
+    /// Finds out who is asking, and whom they act as.
+    pub(crate) fn identify(&self, parts: &mut Parts) -> Result<(Arc<UserInfo>, Arc<UserInfo>), Status> {
         let user = match parts.extensions.remove() {
             Some(LocalUser(user)) => user,
             None => {
@@ -76,8 +76,11 @@ impl ApiServer {
         let headers =
             parts.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         match Impersonation::read(headers) {
-            None => Ok(user),
-            Some(wanted) => impersonate(&self.access, &user, &wanted).map(Arc::new),
+            None => Ok((user.clone(), user)),
+            Some(wanted) => {
+                let acting = impersonate(&self.access, &user, &wanted)?;
+                Ok((user, Arc::new(acting)))
+            }
         }
     }
 }

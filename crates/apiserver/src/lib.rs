@@ -7,13 +7,17 @@
 
 pub mod access;
 pub mod admission;
+mod aggregate;
+pub mod audit;
 mod body;
 mod bootstrap;
 pub mod cache;
 mod config;
+mod convert;
 mod custom;
 mod decode;
 mod discovery;
+mod flow;
 mod identity;
 mod metrics;
 mod negotiate;

@@ -25,7 +25,12 @@ pub(crate) async fn dispatch(call: &Call, segments: &[&str]) -> Result<Response<
     let (which, content_type) = match segments {
         ["v3"] => {
             let registry = call.server.registry.load();
-            let index = openapi::v3_index(&registry, &custom);
+            let mut index = openapi::v3_index(&registry, &custom);
+            for service in call.server.aggregator.services().iter() {
+                let path = format!("apis/{}/{}", service.group, service.version);
+                index["paths"][&path] =
+                    serde_json::json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
+            }
             return Ok(respond::encode(StatusCode::OK, Format::Json, &index, false));
         }
         ["v2"] if accepts("application/com.github.proto-openapi.spec.v2") => {

@@ -29,13 +29,18 @@ use tokio::sync::watch;
 use crate::access::{Access, Authenticator, Tokens, UserInfo};
 use crate::admission::policy::config::Policies;
 use crate::admission::policy::{self, Evaluator};
+use crate::admission::webhook::call::Network;
 use crate::admission::webhook::config::Configurations;
 use crate::admission::webhook::{self, Webhooks};
 use crate::admission::{Admission, Extensions};
+use crate::aggregate::{self, Aggregator};
+use crate::audit::{AtEnd, Audit, Stage, Trail};
 use crate::body::Body;
 use crate::cache::{Cache, Object};
 use crate::config::Config;
+use crate::convert::Converter;
 use crate::custom::Made;
+use crate::flow::{self, Flow};
 use crate::identity::{self, Certificates, LocalUser};
 use crate::metrics::Metrics;
 use crate::negotiate::{self, Format, Offer};
@@ -74,6 +79,10 @@ pub struct ApiServer {
     pub(crate) base: Registry,
     /// The kinds of custom resource definitions, by the definition's name.
     pub(crate) custom: Mutex<HashMap<String, Made>>,
+    pub(crate) converter: Arc<Converter>,
+    pub(crate) aggregator: Arc<Aggregator>,
+    pub(crate) flow: Arc<Flow>,
+    audit: Option<Arc<Audit>>,
     pub(crate) clock: SharedClock,
     pub(crate) random: Random,
     pub(crate) tasks: Tasks,
@@ -90,6 +99,9 @@ pub enum OpenError {
     /// A bootstrap object was refused.
     #[error("creating what every cluster has: {0}")]
     Bootstrap(#[from] Status),
+    /// The audit log cannot be written.
+    #[error("{0}")]
+    Audit(String),
     /// Keys or certificates cannot be used.
     #[error("setting up access: {0}")]
     Access(String),
@@ -105,7 +117,7 @@ pub(crate) struct Call {
     /// Told to the client in `Warning` headers.
     pub(crate) warnings: Mutex<Vec<String>>,
     /// What the audit log is to say of the request.
-    pub(crate) annotations: Mutex<Vec<(String, String)>>,
+    pub(crate) annotations: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl ApiServer {
@@ -133,6 +145,31 @@ impl ApiServer {
         let configurations = Arc::new(Configurations::default());
         let policies = Arc::new(Policies::default());
         observe_extensions(&cache, &configurations, &policies);
+        let flow = Arc::new(Flow::new(clock.clone()));
+        for resource in flow::OBSERVED {
+            let flow = flow.clone();
+            cache.kind(resource).set_observer(Box::new(move |key, object, previous| {
+                // Status changes nothing here.
+                let object = object.map(Object::value);
+                if let (Some(object), Some(previous)) = (&object, previous)
+                    && object["spec"] == previous.value()["spec"]
+                {
+                    return;
+                }
+                flow.observe(resource, key, object);
+            }));
+        }
+        let audit = config
+            .audit
+            .clone()
+            .map(|settings| Audit::open(settings, clock.clone(), &tasks).map(Arc::new))
+            .transpose()
+            .map_err(OpenError::Audit)?;
+        let aggregator = Arc::new(Aggregator::new().map_err(OpenError::Access)?);
+        let observing = aggregator.clone();
+        cache.kind(aggregate::ID).set_observer(Box::new(move |key, object, _| {
+            observing.observe(key, object.map(Object::value).as_ref());
+        }));
         cache.start(&tasks).await?;
         let kubelet = Kubelet::new(config.pki.kubelet_client.as_ref()).map_err(OpenError::Access)?;
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
@@ -141,22 +178,31 @@ impl ApiServer {
         let tokens = Arc::new(tokens);
         let base = registry.clone();
         let registry = Arc::new(ArcSwap::from_pointee(registry));
-        let policies = Evaluator { policies, registry: registry.clone(), access: access.clone() };
+        let network = Network { cache: cache.clone(), random: random.clone(), clock: clock.clone() };
+        let converter = Arc::new(Converter::new(network));
+        let policies = Evaluator {
+            policies,
+            registry: registry.clone(),
+            access: access.clone(),
+            converter: converter.clone(),
+        };
         let webhooks = Webhooks {
             configurations,
             registry: registry.clone(),
             access: access.clone(),
+            converter: converter.clone(),
             cache: cache.clone(),
             random: random.clone(),
             clock: clock.clone(),
         };
         let admission = Admission::standard(access.clone(), random.clone(), clock.clone());
+        let static_tokens = config.static_tokens.clone();
         let server = Arc::new(Self {
             config,
             cache,
             admission: admission.with(Extensions { policies, webhooks }),
             access,
-            authenticator: Authenticator::new(tokens.clone(), clock.clone()),
+            authenticator: Authenticator::new(tokens.clone(), clock.clone()).with(static_tokens),
             tokens,
             certificates: Certificates::default(),
             documents: Documents::default(),
@@ -165,6 +211,10 @@ impl ApiServer {
             registry,
             base,
             custom: Mutex::default(),
+            converter,
+            aggregator,
+            flow,
+            audit,
             clock,
             random,
             tasks,
@@ -230,7 +280,10 @@ impl ApiServer {
         let pretty = respond::pretty(&query, &parts.headers);
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         let result = match self.identify(&mut parts) {
-            Ok(user) => {
+            Ok((sender, user)) => {
+                let id = audit_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+                let audit = self.audit.as_ref();
+                let trail = audit.and_then(|audit| audit.begin(id, &parts, &info, (&sender, &user)));
                 let call = Call {
                     server: self.clone(),
                     user,
@@ -238,9 +291,12 @@ impl ApiServer {
                     query,
                     parts,
                     warnings: Mutex::default(),
-                    annotations: Mutex::default(),
+                    annotations: Arc::default(),
                 };
-                self.handle(call, body).await
+                match trail {
+                    None => self.attend(call, body).await,
+                    Some(trail) => Ok(self.follow(call, body, trail, (format, pretty)).await),
+                }
             }
             Err(status) => Err(status),
         };
@@ -255,6 +311,81 @@ impl ApiServer {
         let took = Duration::try_from(self.clock.now().duration_since(began)).unwrap_or_default();
         self.metrics.count(&info, response.status().as_u16(), took);
         response
+    }
+
+    /// Handles a request and writes down what becomes of it.
+    async fn follow(
+        &self,
+        call: Call,
+        body: RequestBody,
+        mut trail: Trail,
+        (format, pretty): (Format, bool),
+    ) -> Response<Body> {
+        trail.received().await;
+        let long = call.is_long_running();
+        let annotations = call.annotations.clone();
+        let mut failed = None;
+        let result = if trail.wants_request() && !long {
+            match read(body).await {
+                Ok(bytes) => {
+                    trail.request(&call.parts.headers, &bytes);
+                    let body =
+                        http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed_unsync();
+                    self.attend(call, body).await
+                }
+                Err(status) => Err(status),
+            }
+        } else {
+            self.attend(call, body).await
+        };
+        let mut response = result.unwrap_or_else(|status| {
+            failed = Some(status.to_value());
+            respond::failure(&status, format, pretty)
+        });
+        trail.annotate(std::mem::take(&mut *annotations.lock()));
+        let code = response.status().as_u16();
+        if long && failed.is_none() {
+            trail.answered(Stage::ResponseStarted, code, None).await;
+            let end = AtEnd(trail, code);
+            return response.map(|body| body.holding(end));
+        }
+        if trail.wants_response() {
+            let (parts, body) = response.into_parts();
+            let bytes = match body.collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) => {
+                    tracing::warn!(%error, "an answer that is to be written down cannot be read");
+                    Bytes::new()
+                }
+            };
+            trail.response(&bytes);
+            response = Response::from_parts(parts, Body::from(bytes));
+        }
+        trail.answered(Stage::ResponseComplete, code, failed.as_ref()).await;
+        response
+    }
+
+    /// Handles an authenticated request when it is its turn.
+    async fn attend(&self, call: Call, body: RequestBody) -> Result<Response<Body>, Status> {
+        let class = self.flow.classify(&call.user, &call.info);
+        let permit = match &class {
+            Some(class) if !call.is_long_running() => Some(self.flow.admit(class).await?),
+            _ => None,
+        };
+        let result = self.handle(call, body).await;
+        drop(permit);
+        let mut response = result?;
+        if let Some(class) = class {
+            for (name, uid) in [
+                ("x-kubernetes-pf-flowschema-uid", &*class.schema),
+                ("x-kubernetes-pf-prioritylevel-uid", class.level()),
+            ] {
+                if let Ok(value) = HeaderValue::from_str(uid) {
+                    response.headers_mut().insert(name, value);
+                }
+            }
+        }
+        Ok(response)
     }
 
     /// Handles an authenticated request within its time; a panic in it is its failure and nobody else's.
@@ -305,8 +436,16 @@ impl Call {
     }
 
     async fn handle(self, body: RequestBody) -> Result<Response<Body>, Status> {
-        identity::authorize(&self.server.access, &self.user, &self.info, &self.query)?;
+        let decision = identity::authorize(&self.server.access, &self.user, &self.info, &self.query);
+        if self.server.audit.is_some() {
+            let word = if decision.is_ok() { "allow" } else { "forbid" };
+            self.annotations.lock().push(("authorization.k8s.io/decision".into(), word.into()));
+        }
+        decision?;
         let call = Arc::new(self);
+        if let Some(service) = aggregate::serves(&call.server, call.parts.uri.path()) {
+            return aggregate::pass(&call, &service, body).await;
+        }
         let mut response = match &call.info.resource {
             Some(_) => crate::rest::dispatch(&call, body).await?,
             None => crate::paths::dispatch(&call).await?,

@@ -31,6 +31,8 @@ pub fn config() -> Config {
             service_account_key: authority.signing_key.serialize_pem(),
             kubelet_client: None,
         },
+        audit: None,
+        static_tokens: crate::access::StaticTokens::default(),
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) fn start(server: &Arc<ApiServer>) {
     let own = server.clone();
     tasks.spawn("custom definitions", async move { crate::custom::run(&own).await });
     let own = server.clone();
+    tasks.spawn("aggregated apis", async move { crate::aggregate::run(&own).await });
+    let own = server.clone();
     tasks.spawn("compaction", async move { compact(&own).await });
     let own = server.clone();
     tasks.spawn("old events", async move { forget_events(&own).await });

@@ -59,6 +59,10 @@ pub(crate) type Select = Box<dyn Fn(&Object) -> bool + Send + Sync>;
 /// Makes what is shown of an object; the flag is true for the first one.
 pub(crate) type Make = Box<dyn Fn(&Value, bool) -> Value + Send + Sync>;
 
+/// Brings an event into the version that the client asked for.
+pub(crate) type Convert =
+    Box<dyn Fn(Arc<Event>) -> BoxFuture<'static, Result<Arc<Event>, Status>> + Send + Sync>;
+
 /// What the objects of a watch are shown as.
 pub(crate) enum Encoding {
     /// Objects as the cache holds them: the bytes of each event are shared by all watchers of a format.
@@ -78,6 +82,8 @@ pub(crate) struct Watch {
     pub(crate) encoding: Encoding,
     /// JSON or protobuf.
     pub(crate) format: Format,
+    /// `None` where events are in the right version already.
+    pub(crate) convert: Option<Convert>,
     pub(crate) bookmarks: bool,
     pub(crate) timeout: Duration,
     /// apiVersion and kind of what is watched, for bookmarks.
@@ -134,7 +140,7 @@ impl Watch {
                     biased;
                     () = &mut running.deadline => running.end(),
                     events = running.watch.watcher.next(BATCH) => match events {
-                        Ok(events) => events.iter().for_each(|event| running.take(event)),
+                        Ok(events) => running.take_all(events).await,
                         Err(forgotten) => running.cut(forgotten),
                     },
                     () = &mut running.bookmark, if running.watch.bookmarks => {
@@ -163,6 +169,24 @@ impl Running {
             self.ready.pop_front();
         }
         chunk.freeze()
+    }
+
+    async fn take_all(&mut self, events: Vec<Arc<Event>>) {
+        for event in events {
+            let event = match &self.watch.convert {
+                None => event,
+                Some(convert) => match convert(event).await {
+                    Ok(event) => event,
+                    Err(status) => {
+                        // The client must list again: what it would miss cannot be made up for.
+                        self.ended = true;
+                        self.ready.push_back(error_frame(&status, self.watch.format));
+                        return;
+                    }
+                },
+            };
+            self.take(&event);
+        }
     }
 
     /// Decides what an event is to this watcher: entering its selection is ADDED, leaving it DELETED.

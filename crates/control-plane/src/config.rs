@@ -34,6 +34,38 @@ pub struct Config {
     pub data_directory: PathBuf,
     /// Certificates and keys.
     pub pki: Pki,
+    /// The audit log; nothing is written down without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+    /// A file of bearer tokens, as upstream's `--token-auth-file`: `token,user,uid,"group,group"` on each line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Audit {
+    /// The file that events are written to, one JSON object a line.
+    pub log_path: PathBuf,
+    /// A policy of `audit.k8s.io/v1`, YAML; without one changes are written down with what was sent, reads and
+    /// everything about secrets without.
+    #[serde(default)]
+    pub policy_file: Option<PathBuf>,
+    /// How large the file may grow before it is put aside, in mebibytes.
+    #[serde(default = "default_audit_megabytes")]
+    pub max_megabytes: u64,
+    /// How many older files are kept.
+    #[serde(default = "default_audit_backups")]
+    pub max_backups: usize,
+}
+
+fn default_audit_megabytes() -> u64 {
+    100
+}
+
+fn default_audit_backups() -> usize {
+    5
 }
 
 /// Where the control plane's certificates and keys are.

@@ -106,6 +106,28 @@ fn api_config(config: &Config) -> anyhow::Result<apiserver::Config> {
             service_account_key: fs_err::read_to_string(&pki.service_account_key)?,
             kubelet_client: Some(kubelet_client),
         },
+        audit: config.audit.as_ref().map(audit_settings).transpose()?,
+        static_tokens: match &config.token_file {
+            None => apiserver::access::StaticTokens::default(),
+            Some(path) => apiserver::access::StaticTokens::parse(&fs_err::read_to_string(path)?)
+                .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+        },
+    })
+}
+
+fn audit_settings(audit: &crate::config::Audit) -> anyhow::Result<apiserver::audit::Settings> {
+    let policy = match &audit.policy_file {
+        None => apiserver::audit::Policy::default(),
+        Some(path) => apiserver::audit::Policy::parse(&fs_err::read_to_string(path)?)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+    };
+    Ok(apiserver::audit::Settings {
+        policy,
+        log: apiserver::audit::LogFile {
+            path: audit.log_path.clone(),
+            max_bytes: audit.max_megabytes << 20,
+            max_backups: audit.max_backups,
+        },
     })
 }
 

@@ -1,7 +1,7 @@
 //! Custom kinds: from a `CustomResourceDefinition` to descriptors that take the same path as upstream's kinds.
 //!
 //! An object is pruned to its schema, gets the schema's defaults, and is checked against its types and
-//! bounds and by its rules. Conversion by webhooks is the API server's business.
+//! bounds and by its rules. Conversion is the API server's business: a webhook may be asked.
 
 mod columns;
 mod formats;
@@ -24,6 +24,20 @@ use crate::value::{flag, list, text};
 struct Extension {
     schema: Value,
     rules: Option<rules::Node>,
+    conversion: Option<Conversion>,
+}
+
+/// How objects of a kind with several versions become those of another version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conversion {
+    /// The `spec.conversion.webhook` of the definition; `None` where only the `apiVersion` differs.
+    pub webhook: Option<Value>,
+}
+
+/// Returns how objects of a kind are converted; `None` for kinds with one version, and for upstream's.
+#[must_use]
+pub fn conversion_of(kind: &Kind) -> Option<&Conversion> {
+    extension(kind)?.conversion.as_ref()
 }
 
 fn extension(kind: &Kind) -> Option<&Extension> {
@@ -109,6 +123,10 @@ fn kind(spec: &Value, version: &Value, stored: &Value) -> Kind {
     let schema = &version["schema"]["openAPIV3Schema"];
     // A definition whose rules do not compile was refused when it was written.
     let rules = rules::compile(schema, &Path::new("schema"), &mut Errors::new());
+    let conversion = (list(spec, "versions").len() > 1).then(|| Conversion {
+        webhook: (text(spec, "conversion.strategy") == "Webhook")
+            .then(|| spec["conversion"]["webhook"].clone()),
+    });
     Kind {
         list_kind: or("names.listKind", format!("{name}List")),
         plural: owned(spec, "names.plural"),
@@ -153,7 +171,7 @@ fn kind(spec: &Value, version: &Value, stored: &Value) -> Kind {
             ..Strategy::GENERIC
         },
         definition: None,
-        extension: Some(Arc::new(Extension { schema: schema.clone(), rules })),
+        extension: Some(Arc::new(Extension { schema: schema.clone(), rules, conversion })),
         version: owned(version, "name"),
         kind: name,
         group,

@@ -1,9 +1,10 @@
 //! What extends the API: API services and custom resource definitions.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::admission::webhook::{client_config, review_versions};
 use super::{cells, check};
-use crate::field::Path;
+use crate::field::{Errors, Path};
 use crate::meta;
 use crate::registry::{AGE, Column, Kind, NAME, Part, Strategy, Table};
 use crate::value::{default, int, list, object, same, set, text};
@@ -34,10 +35,13 @@ pub(super) fn api_service(kind: &mut Kind) {
                 }
             }
             if spec["service"].is_object() {
-                let why = "this API server does not pass requests on to other API servers yet";
-                errors.forbidden(&path.child("service"), why);
                 check::required(&spec["service"], "namespace", &path.child("service"), errors);
                 check::required(&spec["service"], "name", &path.child("service"), errors);
+                let (skip, bundle) = (spec["insecureSkipTLSVerify"] == true, text(spec, "caBundle"));
+                if skip && !bundle.is_empty() {
+                    let why = "may not be true if caBundle is present";
+                    errors.invalid(&path.child("insecureSkipTLSVerify"), true, why);
+                }
             }
         },
         name_errors: meta::path_segment_errors,
@@ -82,6 +86,12 @@ pub(super) fn custom_definition(kind: &mut Kind) {
             if spec["conversion"].is_null() {
                 set(spec, "conversion", json!({"strategy": "None"}));
             }
+            if let Some(service) = spec
+                .pointer_mut("/conversion/webhook/clientConfig/service")
+                .filter(|service| service.is_object())
+            {
+                default(service, "port", 443);
+            }
         },
         validate: |_, definition, errors| {
             let (spec, path) = (&definition["spec"], Path::new("spec"));
@@ -108,10 +118,7 @@ pub(super) fn custom_definition(kind: &mut Kind) {
                     check::named(&lower, meta::dns_1035_label_errors, &names.child(key), errors);
                 }
             }
-            if text(spec, "conversion.strategy") == "Webhook" {
-                let why = "conversion by webhooks is not built into this API server yet";
-                errors.forbidden(&path.child("conversion").child("strategy"), why);
-            }
+            conversion(&spec["conversion"], &path.child("conversion"), errors);
             let versions = list(spec, "versions");
             let stored = versions.iter().filter(|one| one["storage"] == true).count();
             if stored != 1 {
@@ -150,4 +157,23 @@ pub(super) fn custom_definition(kind: &mut Kind) {
         unconditional_update: false,
         ..Strategy::GENERIC
     };
+}
+
+/// Checks how a definition's objects are converted.
+fn conversion(conversion: &Value, at: &Path, errors: &mut Errors) {
+    check::one_of(conversion, "strategy", &["None", "Webhook"], at, errors);
+    let webhook = &conversion["webhook"];
+    if text(conversion, "strategy") != "Webhook" {
+        if !webhook.is_null() {
+            let why = "should not be set when strategy is not set to Webhook";
+            errors.forbidden(&at.child("webhook"), why);
+        }
+        return;
+    }
+    if webhook["clientConfig"].is_object() {
+        client_config(&webhook["clientConfig"], &at.child("webhookClientConfig"), errors);
+    } else {
+        errors.required(&at.child("webhookClientConfig"), "required when strategy is set to Webhook");
+    }
+    review_versions(webhook, "conversionReviewVersions", at, errors);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api::status::Status;
 use machinery::clock::SharedClock;
 
+use super::bootstrap_token::{self, StaticTokens};
 use super::{CertificateUser, Lookup, Tokens, UserInfo};
 
 /// The paths that may be asked for without credentials.
@@ -25,6 +26,7 @@ pub struct Credentials<'a> {
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     tokens: Arc<Tokens>,
+    listed: StaticTokens,
     clock: Seen,
 }
 
@@ -42,7 +44,14 @@ impl Authenticator {
     /// Returns an authenticator that accepts the tokens of `tokens`.
     #[must_use]
     pub fn new(tokens: Arc<Tokens>, clock: SharedClock) -> Self {
-        Self { tokens, clock: Seen(clock) }
+        Self { tokens, listed: StaticTokens::default(), clock: Seen(clock) }
+    }
+
+    /// Accepts the tokens of a list, too.
+    #[must_use]
+    pub fn with(mut self, listed: StaticTokens) -> Self {
+        self.listed = listed;
+        self
     }
 
     /// Returns who is asking: by the certificate, else by the bearer token; without credentials the anonymous
@@ -62,6 +71,12 @@ impl Authenticator {
             tracing::debug!(user = certificate.user.name, "the client certificate has expired");
         }
         if let Some(token) = credentials.authorization.and_then(bearer) {
+            if let Some(user) = self.listed.find(token) {
+                return Ok(user);
+            }
+            if let Some(user) = bootstrap_token::bootstrap(token, lookup, self.clock.0.now()) {
+                return Ok(Arc::new(user));
+            }
             return match self.tokens.verify(token, &[], lookup) {
                 Ok(verified) => Ok(Arc::new(verified.user)),
                 Err(error) => {

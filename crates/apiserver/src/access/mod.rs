@@ -8,6 +8,7 @@
 mod attributes;
 mod authenticate;
 pub mod bootstrap;
+mod bootstrap_token;
 mod impersonate;
 mod node;
 mod rbac;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 pub use attributes::{Attributes, Decision, forbidden};
 pub use authenticate::{Authenticator, Credentials};
+pub use bootstrap_token::StaticTokens;
 pub use impersonate::{Impersonation, impersonate};
 pub use rbac::{Rule, missing_rules};
 pub use review::{

@@ -18,6 +18,7 @@ mod pod_security;
 pub(crate) mod policy;
 mod priority;
 mod quota;
+mod runtime_class;
 mod service_account;
 pub(crate) mod webhook;
 
@@ -178,6 +179,7 @@ impl Admission {
             Box::new(node_restriction::NodeRestriction),
             Box::new(defaults::TaintNodesByCondition),
             Box::new(pod_security::PodSecurity),
+            Box::new(runtime_class::RuntimeClass),
             Box::new(priority::Priority),
             Box::new(defaults::DefaultTolerationSeconds),
             Box::new(defaults::DefaultStorageClass),
@@ -226,13 +228,13 @@ impl Admission {
     ) -> Result<(), Status> {
         let mut state = Reinvocation::default();
         let before = request.object.clone();
-        policies.mutate(request, world, false)?;
+        policies.mutate(request, world, false).await?;
         webhooks.mutate(request, world, &mut state).await?;
         if *request.object == before {
             return Ok(());
         }
         self.complete(request, world)?;
-        policies.mutate(request, world, true)?;
+        policies.mutate(request, world, true).await?;
         if state.begin_again() {
             webhooks.mutate(request, world, &mut state).await?;
         }
@@ -254,7 +256,7 @@ impl Admission {
             self.plugins.iter().try_for_each(|plugin| plugin.validate(request, &context))?;
         }
         if let Some(Extensions { policies, webhooks }) = &self.extensions {
-            policies.validate(request, world)?;
+            policies.validate(request, world).await?;
             webhooks.validate(request, world).await?;
         }
         self.quota.validate(request, &self.context(world))

@@ -33,7 +33,7 @@ fn parse<'a>(text: &'a str, what: &str) -> Result<Place<'a>, Status> {
 
 fn dial(address: IpAddr, port: u16, secure: bool) -> Result<Dial, Status> {
     let address = SocketAddr::new(address, port);
-    Ok(if secure { Dial::Tls { address, config: insecure()? } } else { Dial::Plain(address) })
+    Ok(if secure { Dial::Tls { address, config: insecure(None)? } } else { Dial::Plain(address) })
 }
 
 fn number(value: &Value) -> Option<u16> {

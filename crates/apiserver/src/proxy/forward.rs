@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use machinery::clock::SharedClock;
 use machinery::tasks::Tasks;
+use machinery::tls::Identity;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +41,15 @@ pub(crate) enum Dial {
         /// Trust and identity.
         config: Arc<ClientConfig>,
     },
+    /// HTTPS to a server that is known by a name.
+    Named {
+        /// Where.
+        address: SocketAddr,
+        /// The name in its certificate.
+        name: String,
+        /// Trust and identity.
+        config: Arc<ClientConfig>,
+    },
 }
 
 /// What forwarding needs of the server.
@@ -54,14 +64,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl Dial {
     fn address(&self) -> SocketAddr {
         match self {
-            Self::Plain(address) | Self::Tls { address, .. } => *address,
+            Self::Plain(address) | Self::Tls { address, .. } | Self::Named { address, .. } => *address,
         }
     }
 
     /// Leads to another port of the same address.
     pub(crate) fn set_port(&mut self, port: u16) {
         match self {
-            Self::Plain(address) | Self::Tls { address, .. } => address.set_port(port),
+            Self::Plain(address) | Self::Tls { address, .. } | Self::Named { address, .. } => {
+                address.set_port(port);
+            }
         }
     }
 
@@ -72,6 +84,10 @@ impl Dial {
             Self::Plain(_) => Ok(Box::new(stream)),
             Self::Tls { address, config } => {
                 let name = ServerName::IpAddress(address.ip().into());
+                Ok(Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?))
+            }
+            Self::Named { name, config, .. } => {
+                let name = ServerName::try_from(name.clone()).map_err(std::io::Error::other)?;
                 Ok(Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?))
             }
         }
@@ -200,16 +216,19 @@ fn end_to_end(headers: &HeaderMap, upgrade: bool) -> HeaderMap {
         .collect()
 }
 
-/// Returns a client configuration that takes any certificate: who asks for the proxy of a pod or service by
-/// `https:` knows only the address, as with upstream.
-pub(crate) fn insecure() -> Result<Arc<ClientConfig>, Status> {
+/// Returns a client configuration that takes any certificate, and shows `identity` if there is one: who asks for
+/// the proxy of a pod or service by `https:` knows only the address, as with upstream.
+pub(crate) fn insecure(identity: Option<Identity>) -> Result<Arc<ClientConfig>, Status> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(Status::internal)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    let config = match identity {
+        Some(own) => builder.with_client_auth_cert(own.chain, own.key).map_err(Status::internal)?,
+        None => builder.with_no_client_auth(),
+    };
     Ok(Arc::new(config))
 }
 

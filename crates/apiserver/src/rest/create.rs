@@ -91,11 +91,11 @@ impl Resource {
                 self.call.warn(warning);
             }
             let key = super::key(self.namespace(), &name);
-            let stored = self.to_storage(object);
+            let stored = self.to_storage(object).await?;
             match server.insert(cached, &key, &stored, options.dry_run).await? {
                 Some(object) => {
                     self.settle(guard, &object, options.dry_run).await?;
-                    return Ok(object);
+                    return self.present_one(object).await;
                 }
                 None if generated => {}
                 None => return Err(Status::already_exists(self.kind.resource(), &name)),

@@ -51,7 +51,7 @@ impl Resource {
                 let answer = status::success(self.kind.resource(), object.name(), uid);
                 Ok(view.encode(StatusCode::OK, &answer))
             }
-            Deleted::Later(object) => Ok(view.object(StatusCode::OK, &object)),
+            Deleted::Later(object) => Ok(view.object(StatusCode::OK, &*self.present_one(object).await?)),
         }
     }
 
@@ -72,7 +72,7 @@ impl Resource {
         }
         let mut meta = serde_json::Map::new();
         meta.insert("resourceVersion".into(), slice.revision.to_string().into());
-        Ok(view.list(deleted, &meta))
+        Ok(view.list(self.present(deleted).await?, &meta))
     }
 
     fn delete_options(&self, body: &Bytes) -> Result<DeleteOptions, Status> {
@@ -109,7 +109,8 @@ impl Resource {
             {
                 return Err(Status::version_mismatch(resource, name, version, &current.revision.to_string()));
             }
-            let old = current.value();
+            let stored = current.value();
+            let old = self.as_asked(stored.clone()).await?;
             let write = Write {
                 operation: Operation::Delete,
                 subresource: "",
@@ -121,7 +122,7 @@ impl Resource {
             };
             self.mutate(write, &mut Value::Null).await?;
             self.admit(write, &mut Value::Null).await?;
-            match plan(&self.kind, old.clone(), options, server.clock.now())? {
+            match plan(&self.kind, stored, options, server.clock.now())? {
                 Plan::Pending => return Ok(Deleted::Later(current)),
                 Plan::Remove => {
                     if server.remove(cached, &current, options.dry_run).await? {

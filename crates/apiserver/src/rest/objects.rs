@@ -149,7 +149,7 @@ impl Resource {
         let key = self.key();
         for _ in 0..ATTEMPTS {
             let current = server.current(cached, &key).await?.ok_or_else(|| self.not_found())?;
-            let old = self.shown(current.value());
+            let old = self.as_asked(current.value()).await?;
             let mut new = change(&old)?;
             let named = self.check_preconditions(&mut new, &old)?;
             // A scale is a view of the object: admission sees the view, as it was sent.
@@ -204,7 +204,7 @@ impl Resource {
                 self.call.warn(warning);
             }
             let finished = is_finished(&new, &old);
-            let stored = self.to_storage(new);
+            let stored = self.to_storage(new).await?;
             let written = if finished {
                 // The last finalizer is gone: the object goes with it.
                 let bytes_changed = server.remove(cached, &current, options.dry_run).await?;
@@ -219,7 +219,7 @@ impl Resource {
             match written {
                 Some(object) => {
                     self.settle(guard, &object, options.dry_run).await?;
-                    return Ok(Written { object });
+                    return Ok(Written { object: self.present_one(object).await? });
                 }
                 None if named => {
                     return Err(Status::conflict(self.kind.resource(), &self.target.name));
@@ -378,17 +378,58 @@ impl Resource {
         Ok(named)
     }
 
-    /// Returns a stored object in the version of this call.
+    /// Returns a stored object in the version of this call, unless a webhook would have to be asked.
     pub(crate) fn shown(&self, object: Value) -> Value {
         from_storage(&self.kind, object)
     }
 
+    /// Returns a stored object in the version of this call.
+    pub(crate) async fn as_asked(&self, object: Value) -> Result<Value, Status> {
+        let converter = &self.call.server.converter;
+        let mut all = converter.convert(&self.kind, &self.kind.api_version(), vec![object]).await?;
+        Ok(self.shown(all.pop().unwrap_or_default()))
+    }
+
     /// Returns an object of this call's version as it is stored.
-    pub(crate) fn to_storage(&self, mut object: Value) -> Value {
-        if !self.kind.is_stored_form() {
-            self.kind.to_storage(&mut object);
+    pub(crate) async fn to_storage(&self, object: Value) -> Result<Value, Status> {
+        let Some(storage) = self.kind.storage.as_ref().filter(|_| !self.kind.is_stored_form()) else {
+            return Ok(object);
+        };
+        let wanted = format!("{}/{}", storage.group, storage.version);
+        let mut all = self.call.server.converter.convert(&self.kind, &wanted, vec![object]).await?;
+        let mut object = all.pop().unwrap_or_default();
+        self.kind.to_storage(&mut object);
+        Ok(object)
+    }
+
+    /// Returns objects from the cache in the version of this call, so that their bytes can be shown as they are.
+    /// Only custom kinds with several versions need it: their objects may be stored in any of them.
+    pub(crate) async fn present(&self, mut objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
+        if api::custom::conversion_of(&self.kind).is_none() {
+            return Ok(objects);
         }
-        object
+        let wanted = self.kind.api_version();
+        let values: Vec<Value> = objects.iter().map(|object| object.value()).collect();
+        let other: Vec<usize> = (0..values.len()).filter(|&at| values[at]["apiVersion"] != *wanted).collect();
+        let asked = other.iter().map(|&at| values[at].clone()).collect();
+        let converted = self.call.server.converter.convert(&self.kind, &wanted, asked).await?;
+        for (at, value) in other.into_iter().zip(converted) {
+            let old = &objects[at];
+            let bytes = encode(value.as_object().unwrap_or(&Map::new()));
+            let new = if old.revision == 0 {
+                Object::unstored(old.key.clone(), &bytes, old.facts.clone())
+            } else {
+                Object::stored(old.key.clone(), old.revision, &bytes, old.facts.clone())
+            };
+            objects[at] = Arc::new(new);
+        }
+        Ok(objects)
+    }
+
+    /// As [`Resource::present`], for one object.
+    pub(crate) async fn present_one(&self, object: Arc<Object>) -> Result<Arc<Object>, Status> {
+        let mut all = self.present(vec![object]).await?;
+        all.pop().ok_or_else(|| Status::internal("an object is lost in its conversion"))
     }
 }
 

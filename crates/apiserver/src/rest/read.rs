@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 use super::options::{Cursor, Version};
 use super::{ListOptions, Resource};
 use crate::body::Body;
-use crate::cache::{Forgotten, Object, Slice};
+use crate::cache::{Event, Forgotten, Object, Slice};
 use crate::negotiate::{Format, Shape};
 use crate::respond::View;
-use crate::watch::{self, Encoding, Watch};
+use crate::watch::{self, Convert, Encoding, Watch};
 
 /// How long a watch lasts at least when the client does not say; at most twice as long.
 const WATCH_AT_LEAST: Duration = Duration::from_secs(1800);
@@ -83,7 +83,8 @@ impl Resource {
                 cache.reach(revision).await?;
             }
         }
-        self.objects()?.get(&self.key()).ok_or_else(|| self.not_found())
+        let object = self.objects()?.get(&self.key()).ok_or_else(|| self.not_found())?;
+        self.present_one(object).await
     }
 
     /// Returns the object of this name as the cache has it.
@@ -121,7 +122,7 @@ impl Resource {
                 meta.insert("remainingItemCount".into(), slice.remaining.into());
             }
         }
-        Ok(view.list(slice.objects, &meta))
+        Ok(view.list(self.present(slice.objects).await?, &meta))
     }
 
     /// Finds one page of what is selected.
@@ -195,7 +196,8 @@ impl Resource {
             }
             _ => {
                 let (initial, watcher) = objects.list_and_watch(self.namespace());
-                Ok((if initial_wanted { initial } else { Vec::new() }, watcher))
+                let initial = if initial_wanted { self.present(initial).await? } else { Vec::new() };
+                Ok((initial, watcher))
             }
         };
         let body = match started {
@@ -209,6 +211,7 @@ impl Resource {
                         select: Box::new(move |object| selection.matches(object)),
                         encoding,
                         format: view.form.format,
+                        convert: self.convert_events(),
                         bookmarks: options.bookmarks,
                         timeout: options.timeout.unwrap_or(WATCH_AT_LEAST + Duration::from_secs(spread)),
                         type_meta: (self.kind.api_version(), self.kind.kind.to_string()),
@@ -230,6 +233,27 @@ impl Resource {
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         Ok(response)
+    }
+}
+
+impl Resource {
+    /// Returns what brings the events of a watch into the version of this call, where that takes a conversion.
+    fn convert_events(&self) -> Option<Convert> {
+        api::custom::conversion_of(&self.kind)?;
+        let (call, kind) = (self.call.clone(), self.kind.clone());
+        let (target, cached) = (self.target.clone(), self.cached.clone());
+        let resource = Arc::new(Self { call, kind, target, cached });
+        Some(Box::new(move |event: Arc<Event>| {
+            let resource = resource.clone();
+            Box::pin(async move {
+                let previous = match &event.previous {
+                    Some(previous) => Some(resource.present_one(previous.clone()).await?),
+                    None => None,
+                };
+                let object = resource.present_one(event.object.clone()).await?;
+                Ok(Arc::new(Event::new(object, previous, event.deleted)))
+            })
+        }))
     }
 }
 

@@ -44,6 +44,12 @@ impl Answer {
 }
 
 impl Kit {
+    /// A kit for a server that was started otherwise; its store is out of reach.
+    pub(crate) fn of(server: Arc<ApiServer>, tasks: Tasks) -> Self {
+        let client = testing::admin(&server);
+        Self { server, client, store: Arc::new(store::MemoryStore::new()), _tasks: tasks }
+    }
+
     /// Sends one request; `headers` are `Name: value`.
     pub(crate) async fn send(
         &self,

@@ -7,6 +7,7 @@ mod applying;
 mod bad_requests;
 mod basics;
 mod custom;
+mod extending;
 mod hooks;
 mod kit;
 mod negotiating;

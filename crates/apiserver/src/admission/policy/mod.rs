@@ -16,15 +16,17 @@ use serde_json::{Value, json};
 use self::config::{Binding, Bound, Mutation, Policies, Policy, Validation};
 use super::expression::{Seen, all_hold, is_changeable, resulted};
 use super::webhook::review::Shown;
-use super::webhook::rules::{As, Converted, converted, is_exempt};
+use super::webhook::rules::{As, Converted, back, converted, is_exempt};
 use super::{Request, World};
 use crate::access::{Access, text};
+use crate::convert::Converter;
 
 /// Evaluates the policies.
 pub(crate) struct Evaluator {
     pub(crate) policies: Arc<Policies>,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) access: Arc<Access>,
+    pub(crate) converter: Arc<Converter>,
 }
 
 /// Notes for the audit log, by key.
@@ -45,7 +47,7 @@ impl Refusal {
 impl Evaluator {
     /// Lets the mutating policies change the object of `request`. In the second round only those that want to
     /// see what others have made of it are asked.
-    pub(crate) fn mutate(
+    pub(crate) async fn mutate(
         &self,
         request: &mut Request<'_>,
         world: &dyn World,
@@ -56,13 +58,13 @@ impl Evaluator {
             return Ok(());
         }
         for Bound { policy, bindings } in all.iter().filter(|bound| !again || bound.policy.reinvoke) {
-            let registry = self.registry.load();
+            let registry = self.registry.load_full();
             let Some(found) = policy.matching.find(request, world, &registry)? else { continue };
             for binding in bindings {
                 if !applies(binding, request, world, &registry)? {
                     continue;
                 }
-                if let Err(refusal) = self.mutate_by(policy, binding, request, world, &found)
+                if let Err(refusal) = self.mutate_by(policy, binding, request, world, &found).await
                     && !policy.ignore_failure
                 {
                     return Err(denied("MutatingAdmissionPolicy", policy, binding, request, &refusal));
@@ -72,7 +74,7 @@ impl Evaluator {
         Ok(())
     }
 
-    fn mutate_by(
+    async fn mutate_by(
         &self,
         policy: &Policy,
         binding: &Binding,
@@ -83,7 +85,9 @@ impl Evaluator {
         for params in self.params(policy, binding, request, world)? {
             let mut budget = Budget::default();
             for mutation in &policy.mutations {
-                let converted = converted(request, found);
+                let converted = converted(request, found, &self.converter)
+                    .await
+                    .map_err(|status| Refusal::failed(status.message))?;
                 let object = {
                     let shown = shown(request, converted.as_ref());
                     let mut seen = Seen::new(request, &shown, self.access.clone());
@@ -109,8 +113,9 @@ impl Evaluator {
                         kind.decode(&mut object).map_err(|status| Refusal::failed(status.message))?;
                         kind.default(&mut object);
                         if converted.is_some() {
-                            kind.to_storage(&mut object);
-                            own.from_storage(&mut object);
+                            object = back(kind, own, object, &self.converter)
+                                .await
+                                .map_err(|status| Refusal::failed(status.message))?;
                         }
                         object
                     }
@@ -123,7 +128,7 @@ impl Evaluator {
     }
 
     /// Lets the validating policies refuse the object of `request`, warn of it, or note it.
-    pub(crate) fn validate(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
+    pub(crate) async fn validate(&self, request: &mut Request<'_>, world: &dyn World) -> Result<(), Status> {
         let all = self.policies.validating();
         if all.is_empty() || is_exempt(request) {
             return Ok(());
@@ -131,9 +136,9 @@ impl Evaluator {
         let mut first = None;
         let mut noted = Vec::new();
         for Bound { policy, bindings } in all.iter() {
-            let registry = self.registry.load();
+            let registry = self.registry.load_full();
             let Some(found) = policy.matching.find(request, world, &registry)? else { continue };
-            let converted = converted(request, &found);
+            let converted = converted(request, &found, &self.converter).await?;
             for binding in bindings {
                 if !applies(binding, request, world, &registry)? {
                     continue;

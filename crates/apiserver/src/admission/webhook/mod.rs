@@ -4,7 +4,7 @@
 //! what the one before made of the object; validating ones at the same time. Nothing here holds a lock while
 //! a webhook is called.
 
-mod call;
+pub(crate) mod call;
 pub(crate) mod config;
 pub(crate) mod review;
 pub(crate) mod rules;
@@ -25,11 +25,12 @@ use serde_json::Value;
 use self::call::{Client, Network};
 use self::config::{Configurations, Hook};
 use self::review::{Answer, Shown};
-use self::rules::{Converted, converted};
+use self::rules::{Converted, back, converted};
 use super::expression::{Seen, all_hold};
 use super::{Operation, Request, World};
 use crate::access::Access;
 use crate::cache::Cache;
+use crate::convert::Converter;
 
 /// The name under which webhooks are called.
 const AGENT: &str = "kube-apiserver-admission";
@@ -41,6 +42,7 @@ pub(crate) struct Webhooks {
     pub(crate) configurations: Arc<Configurations>,
     pub(crate) registry: Arc<ArcSwap<Registry>>,
     pub(crate) access: Arc<Access>,
+    pub(crate) converter: Arc<Converter>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) random: Random,
     pub(crate) clock: SharedClock,
@@ -93,9 +95,9 @@ impl Webhooks {
             if state.again && !state.due.contains(&index) {
                 continue;
             }
-            let registry = self.registry.load();
+            let registry = self.registry.load_full();
             let Some(found) = hook.matching.find(request, world, &registry)? else { continue };
-            let converted = converted(request, &found);
+            let converted = converted(request, &found, &self.converter).await?;
             if !self.holds(hook, request, converted.as_ref())? {
                 continue;
             }
@@ -103,7 +105,7 @@ impl Webhooks {
             let result = self.ask(hook, request, converted.as_ref(), true).await;
             let changed = match self.settle(hook, request, result, "mutating")? {
                 Some(answer) => match answer.patch {
-                    Some(patch) => self.apply(hook, request, converted.as_ref(), &patch)?,
+                    Some(patch) => self.apply(hook, request, converted.as_ref(), &patch).await?,
                     None => false,
                 },
                 None => continue,
@@ -134,10 +136,10 @@ impl Webhooks {
         }
         let mut asked = Vec::new();
         {
-            let registry = self.registry.load();
+            let registry = self.registry.load_full();
             for hook in hooks.iter() {
                 let Some(found) = hook.matching.find(request, world, &registry)? else { continue };
-                let converted = converted(request, &found);
+                let converted = converted(request, &found, &self.converter).await?;
                 if self.holds(hook, request, converted.as_ref())? {
                     asked.push((hook, converted));
                 }
@@ -263,7 +265,7 @@ impl Webhooks {
     }
 
     /// Applies the patch of a webhook. Returns whether the object is another one now.
-    fn apply(
+    async fn apply(
         &self,
         hook: &Hook,
         request: &mut Request<'_>,
@@ -290,8 +292,7 @@ impl Webhooks {
             kind.decode(&mut object)?;
             kind.default(&mut object);
             if let Some(converted) = converted {
-                converted.kind.to_storage(&mut object);
-                own.from_storage(&mut object);
+                object = back(&converted.kind, own, object, &self.converter).await?;
             }
         }
         let changed = object != *request.object;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::review::Shown;
 use crate::access::{list, strings, text};
 use crate::admission::{GroupVersionKind, Operation, Request, World};
+use crate::convert::Converter;
 
 /// The kinds that decide on admission. Nothing that is asked about them may be asked by them.
 const EXEMPT: [&str; 6] = [
@@ -225,18 +226,49 @@ impl Converted {
 }
 
 /// Returns the request's objects as `found` says, unless that is as they are.
-pub(crate) fn converted(request: &Request<'_>, found: &As<'_>) -> Option<Converted> {
-    let As::Other(kind) = found else { return None };
-    let own = request.descriptor?;
-    let convert = |object: &Value| {
-        let mut object = object.clone();
-        if object.is_object() {
-            own.to_storage(&mut object);
-            kind.from_storage(&mut object);
-        }
-        object
-    };
-    Some(Converted { kind: Arc::clone(kind), object: convert(request.object), old: request.old.map(convert) })
+///
+/// # Errors
+/// When the webhook that converts them fails.
+pub(crate) async fn converted(
+    request: &Request<'_>,
+    found: &As<'_>,
+    converter: &Converter,
+) -> Result<Option<Converted>, Status> {
+    let (As::Other(kind), Some(own)) = (found, request.descriptor) else { return Ok(None) };
+    let mut both = vec![request.object.clone()];
+    both.extend(request.old.cloned());
+    let mut both = across(own, kind, both, converter).await?.into_iter();
+    let object = both.next().unwrap_or_default();
+    Ok(Some(Converted { kind: Arc::clone(kind), object, old: both.next() }))
+}
+
+/// Returns an object of `from` as one of `to`, which is another name for the same.
+///
+/// # Errors
+/// As [`converted`].
+pub(crate) async fn back(
+    from: &Kind,
+    to: &Kind,
+    object: Value,
+    converter: &Converter,
+) -> Result<Value, Status> {
+    across(from, to, vec![object], converter).await.map(|mut all| all.pop().unwrap_or_default())
+}
+
+async fn across(
+    from: &Kind,
+    to: &Kind,
+    mut objects: Vec<Value>,
+    converter: &Converter,
+) -> Result<Vec<Value>, Status> {
+    if api::custom::conversion_of(from).is_some() {
+        return converter.convert(from, &to.api_version(), objects).await;
+    }
+    for object in objects.iter_mut().filter(|object| object.is_object()) {
+        from.to_storage(object);
+        to.from_storage(object);
+    }
+    Ok(objects)
 }
 
 /// Returns the other names under which the objects of a resource are served.
