@@ -33,6 +33,21 @@ pub fn decode(kind: &Kind, object: &mut Value) -> Result<Vec<String>, Status> {
     }
 }
 
+/// Checks the types of options that come in a request's body, such as `DeleteOptions`. What is unknown is
+/// dropped.
+///
+/// # Errors
+/// `BadRequest` in upstream's words when a value has the wrong type.
+pub fn options(name: &str, object: &mut Value) -> Result<(), Status> {
+    let Some(definition) = crate::schema::definition(&format!("apimachinery.pkg.apis.meta.v1.{name}")) else {
+        return Err(Status::bad_request(format!("no kind {} is registered", quote(name))));
+    };
+    let mut walk = Walk { unknown: Vec::new(), path: Vec::new(), owner: short_name(definition) };
+    walk.definition(definition, object).map_err(|why| {
+        Status::bad_request(format!("{name} in version \"v1\" cannot be handled as a {name}: {why}"))
+    })
+}
+
 /// Returns the failure of an object that breaks strict decoding.
 #[must_use]
 pub fn strict_error(kind: &Kind, problems: &[String]) -> Status {

@@ -135,6 +135,8 @@ pub struct Status {
     pub message: String,
     /// What it is about.
     pub details: Option<Box<Details>>,
+    /// Of a paged list that has expired: the token that goes on all the same.
+    pub continue_token: Option<Box<str>>,
 }
 
 /// A result whose failure is told to a client.
@@ -163,7 +165,7 @@ impl Status {
     /// Returns a failure with no details.
     #[must_use]
     pub fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continue_token: None }
     }
 
     fn about(mut self, resource: Resource<'_>, name: &str) -> Self {
@@ -318,21 +320,26 @@ impl Status {
 
     /// The continue token of a list is too old; `token` continues at the present state.
     #[must_use]
-    pub fn continue_expired() -> Self {
-        Self::expired(
+    pub fn continue_expired(token: &str) -> Self {
+        let mut status = Self::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new \
              list without the continue parameter, or use the continue token in this response to retrieve the \
              remainder of the results. Continuing with the provided token results in an inconsistent list - \
              objects that were created, modified, or deleted between the time the first chunk was returned and \
              now may show up in the list.",
-        )
+        );
+        status.continue_token = Some(token.into());
+        status
     }
 
     /// The revision that was asked for has not been reached.
     #[must_use]
     pub fn too_large(asked: u64, current: u64) -> Self {
         let text = format!("Timeout: Too large resource version: {asked}, current: {current}");
+        // Clients tell by the cause that they need not list anew.
         Self::new(504, Reason::Timeout, text)
+            .cause("ResourceVersionTooLarge", "Too large resource version", "")
+            .retry_after(1)
             .cause("ResourceVersionTooLarge", "Too large resource version", "")
             .retry_after(1)
     }
@@ -453,6 +460,9 @@ impl Status {
             "status": "Failure",
             "message": self.message,
         });
+        if let Some(token) = &self.continue_token {
+            object["metadata"]["continue"] = token.as_ref().into();
+        }
         let map = object.as_object_mut().expect("it was just made as an object");
         if self.reason != Reason::Unknown {
             map.insert("reason".into(), self.reason.as_str().into());

@@ -27,6 +27,9 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 /// Decodes an object.
 pub(crate) fn object(headers: &HeaderMap, body: &Bytes) -> Result<Decoded, Status> {
     let decoded = match media_type(headers) {
+        "" if headers.get(CONTENT_TYPE).is_some_and(|value| !value.is_empty()) => {
+            return Err(Status::unsupported_media_type(&READ));
+        }
         "" | "application/json" => json(body)?,
         "application/yaml" => yaml(body)?,
         "application/vnd.kubernetes.protobuf" => {
@@ -35,7 +38,15 @@ pub(crate) fn object(headers: &HeaderMap, body: &Bytes) -> Result<Decoded, Statu
         }
         _ => return Err(Status::unsupported_media_type(&READ)),
     };
-    if decoded.value.is_object() { Ok(decoded) } else { Err(no_type("not an object")) }
+    if !decoded.value.is_object() {
+        return Err(no_type("not an object"));
+    }
+    for key in ["apiVersion", "kind"] {
+        if decoded.value.get(key).is_some_and(|value| !value.is_string() && !value.is_null()) {
+            return Err(no_type(&format!("json parse error: json: cannot unmarshal {key} into a string")));
+        }
+    }
+    Ok(decoded)
 }
 
 /// Decodes JSON.

@@ -79,13 +79,14 @@ impl Resource {
         if body.is_empty() {
             return DeleteOptions::parse(None, &self.call.query);
         }
-        let decoded = decode::object(&self.call.parts.headers, body)?;
+        let mut decoded = decode::object(&self.call.parts.headers, body)?;
         let kind = decoded.value["kind"].as_str().unwrap_or_default();
         if !matches!(kind, "" | "DeleteOptions") {
             return Err(Status::bad_request(format!(
                 "decoded object cannot be converted to DeleteOptions: it is a {kind}"
             )));
         }
+        api::decode::options("DeleteOptions", &mut decoded.value)?;
         DeleteOptions::parse(Some(&decoded.value), &self.call.query)
     }
 

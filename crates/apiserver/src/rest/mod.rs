@@ -124,7 +124,9 @@ impl Resource {
         if namespaced && target.namespace.is_empty() {
             if verb == "create" && target.name.is_empty() && self.kind.storage.is_none() {
                 // A review may be posted without a namespace: it names one itself, or is refused later.
-            } else if verb == "create" && target.name.is_empty() || verb == "deletecollection" {
+            } else if matches!(verb, "create" | "update" | "patch") && target.name.is_empty()
+                || verb == "deletecollection"
+            {
                 return Err(Status::method_not_allowed());
             } else if !across {
                 return Err(Status::no_such_resource());

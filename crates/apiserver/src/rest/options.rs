@@ -57,6 +57,11 @@ impl Cursor {
         &self.start
     }
 
+    /// Returns a cursor at the same place in whatever is newest.
+    pub(crate) fn inconsistent(&self) -> Self {
+        Self { rv: 0, ..self.clone() }
+    }
+
     pub(crate) fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("a struct of plain fields encodes"))
     }
@@ -95,11 +100,8 @@ impl ListOptions {
         };
         let matched = text("resourceVersionMatch");
         let send_initial = text("sendInitialEvents").map(|_| query.is_set("sendInitialEvents"));
-        let limit = text("limit").map_or(Ok(0), |value| {
-            value.parse::<i64>().map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax"))
-            })
-        })?;
+        let limit = text("limit").map_or(Ok(0), whole)?;
+        let timeout = text("timeoutSeconds").map_or(Ok(0), whole)?;
         let cursor = text("continue").filter(|_| !watch).map(Cursor::decode).transpose()?;
         let mut errors = Errors::new();
         let version = Path::new("resourceVersion");
@@ -169,14 +171,17 @@ impl ListOptions {
             version,
             limit: usize::try_from(limit).unwrap_or(0),
             cursor,
-            timeout: text("timeoutSeconds")
-                .and_then(|seconds| seconds.parse().ok())
-                .filter(|seconds| *seconds > 0)
-                .map(Duration::from_secs),
+            timeout: u64::try_from(timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs),
             bookmarks: query.is_set("allowWatchBookmarks"),
             send_initial,
         })
     }
+}
+
+/// Reads a whole number of a query.
+fn whole(text: &str) -> Result<i64, Status> {
+    text.parse()
+        .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
 }
 
 /// Whether and how fields that the kind does not have are reported.
@@ -218,6 +223,15 @@ impl WriteOptions {
         if field_manager.as_ref().is_some_and(|manager| manager.len() > 128) {
             errors.too_long(&Path::new("fieldManager"), 128);
         }
+        if let Some(manager) = &field_manager
+            && manager.contains(char::is_control)
+        {
+            errors.invalid(
+                &Path::new("fieldManager"),
+                manager.as_str(),
+                "should only contain printable characters",
+            );
+        }
         let force = query.get("force").map(|_| query.is_set("force"));
         if errors.is_empty() {
             Ok(Self { dry_run, field_manager, field_validation, force, applied: false })
@@ -257,10 +271,12 @@ pub(crate) struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads the options from a decoded body, if there is one, else from the query.
+    /// Reads the options from a decoded body, if there is one, else from the query: never from both.
     pub(crate) fn parse(body: Option<&serde_json::Value>, query: &Query) -> Result<Self, Status> {
         let mut errors = Errors::new();
-        let null = serde_json::Value::Null;
+        let (null, nothing) = (serde_json::Value::Null, Query::default());
+        let body = body.filter(|body| !body.is_null());
+        let query = if body.is_some() { &nothing } else { query };
         let body = body.unwrap_or(&null);
         let from_body = body["dryRun"].as_array().into_iter().flatten().filter_map(|value| value.as_str());
         let dry_run = dry_run(from_body.chain(query.all("dryRun")), &mut errors);
@@ -269,9 +285,7 @@ impl DeleteOptions {
                 Status::bad_request(format!("DeleteOptions.gracePeriodSeconds: {value} is not an integer"))
             })?),
             None => match query.get("gracePeriodSeconds").filter(|value| !value.is_empty()) {
-                Some(value) => Some(value.parse().map_err(|_| {
-                    Status::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax"))
-                })?),
+                Some(value) => Some(whole(value)?),
                 None => None,
             },
         };

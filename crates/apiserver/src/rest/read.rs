@@ -161,7 +161,7 @@ impl Resource {
         objects
             .list(self.namespace(), after, options.limit, at, |object| all || selection.matches(object))
             .map_err(|Forgotten { asked, oldest }| match cursor {
-                Some(_) => Status::continue_expired(),
+                Some(cursor) => Status::continue_expired(&cursor.inconsistent().encode()),
                 None => Status::too_old(asked, oldest),
             })
     }

@@ -244,7 +244,8 @@ impl Resource {
     /// Deletes a pod unless a disruption budget forbids it.
     async fn evict(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let mut eviction = self.read(body)?.value;
-        let options = DeleteOptions::parse(Some(&eviction["deleteOptions"]), &self.call.query)?;
+        let mut options = DeleteOptions::parse(Some(&eviction["deleteOptions"]), &self.call.query)?;
+        options.dry_run |= WriteOptions::parse(&self.call.query, "CreateOptions")?.dry_run;
         self.admit_subresource(Operation::Create, &mut eviction, options.dry_run).await?;
         let pod = self.read_one().await?.value();
         let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));

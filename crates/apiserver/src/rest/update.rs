@@ -79,7 +79,7 @@ impl Resource {
         let name = self.target.name.clone();
         let change = |old: &Value| {
             let mut new = self.apply_patch(&patch, old)?;
-            self.check_fields(&mut new, &self.kind, Vec::new(), &options)?;
+            self.check_patched(&mut new, old, &options)?;
             if api::meta::name(&new) != name {
                 let mut errors = Errors::new();
                 let path = Path::new("metadata").child("name");
@@ -90,6 +90,30 @@ impl Resource {
         };
         let Written { object } = self.modify(part, &options, &change).await?;
         Ok(view.object(StatusCode::OK, &object))
+    }
+
+    /// Checks that a patched object is still one of this kind. It is the patch that is at fault if it is not.
+    fn check_patched(&self, new: &mut Value, old: &Value, options: &WriteOptions) -> Result<(), Status> {
+        let kept = ["apiVersion", "kind"].iter().all(|key| new[key] == old[key]);
+        let checked = if kept && new["metadata"].is_object() {
+            self.check_fields(new, &self.kind, Vec::new(), options)
+        } else {
+            let text = |key: &str| new[key].as_str().unwrap_or_default();
+            let (version, kind) = (text("apiVersion"), text("kind"));
+            Err(Status::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {}",
+                self.kind.kind
+            )))
+        };
+        checked.map_err(|status| {
+            let mut errors = Errors::new();
+            let message = status.message.trim_start_matches(&format!(
+                "{0} in version {1:?} cannot be handled as a {0}: ",
+                self.kind.kind, self.kind.version
+            ));
+            errors.invalid(&Path::new("patch"), new.to_string(), message.to_owned());
+            Status::invalid("", "", "", &errors)
+        })
     }
 
     /// Applies a configuration: what its manager wants of the object, which is created when it is missing.

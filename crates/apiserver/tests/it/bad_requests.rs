@@ -137,7 +137,7 @@ async fn nonsense_is_answered_and_survived() {
             "/api/v1/namespaces/default".into(),
             "application/json-patch+json",
             r#"[{"op":"replace","path":"","value":1}]"#,
-            400,
+            422,
         ),
         ("PATCH", "/api/v1/namespaces/default".into(), merge, r#"{"metadata":{"uid":"other"}}"#, 409),
         (
