@@ -152,6 +152,7 @@ fn control_plane_config(plan: &Plan, machine: &Machine) -> Result<String> {
         load_balancer_range: network.load_balancers,
         node_port_range: network.node_ports,
         data_directory: "/var/lib/control-plane".into(),
+        store: control_plane::StoreConfig::Embedded,
         pki: control_plane::Pki {
             ca_certificate: pki("ca.crt"),
             ca_key: pki("ca.key"),

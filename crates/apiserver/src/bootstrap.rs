@@ -107,10 +107,12 @@ pub(crate) async fn own_service(server: &Arc<ApiServer>) -> Result<(), Status> {
         // Only a trial on one machine listens there, and no pod could reach it.
         return Ok(());
     }
+    let present = crate::masters::present(server).await.map_err(Status::internal)?;
+    let addresses: Vec<Value> = present.iter().map(|address| json!({"ip": address.to_string()})).collect();
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{
-            "addresses": [{"ip": address.to_string()}],
+            "addresses": addresses,
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }],
     });
@@ -118,7 +120,10 @@ pub(crate) async fn own_service(server: &Arc<ApiServer>) -> Result<(), Status> {
     let slice = json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "endpoints": present
+            .iter()
+            .map(|address| json!({"addresses": [address.to_string()], "conditions": {"ready": true}}))
+            .collect::<Vec<_>>(),
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     ensure(server, ("discovery.k8s.io", "endpointslices"), "default", slice).await

@@ -22,6 +22,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Where node ports come from.
     pub node_ports: RangeInclusive<u16>,
+    /// Whether other API servers work on the same store.
+    pub several_masters: bool,
     /// Certificates and keys.
     pub pki: Pki,
     /// What is written into the audit log; `None` for no log.

@@ -19,6 +19,7 @@ mod decode;
 mod discovery;
 mod flow;
 mod identity;
+mod masters;
 mod metrics;
 mod negotiate;
 mod openapi;

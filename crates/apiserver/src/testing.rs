@@ -26,6 +26,7 @@ pub fn config() -> Config {
         dns_address: Ipv4Addr::new(10, 3, 0, 10),
         cluster_domain: "cluster.local".into(),
         node_ports: 30000..=32767,
+        several_masters: false,
         pki: Pki {
             ca_certificate: authority.cert.pem(),
             service_account_key: authority.signing_key.serialize_pem(),

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::cache::{Object, Watcher};
+use crate::masters::Presence;
 use crate::path::Target;
 use crate::rest::DeleteOptions;
 use crate::server::ApiServer;
@@ -24,6 +25,10 @@ pub(crate) fn start(server: &Arc<ApiServer>) {
     let tasks = server.tasks.clone();
     let own = server.clone();
     tasks.spawn("own service", async move { keep_service(&own).await });
+    if server.config.several_masters {
+        let own = server.clone();
+        tasks.spawn("announcement", async move { crate::masters::announce(&own).await });
+    }
     let own = server.clone();
     tasks.spawn("custom definitions", async move { crate::custom::run(&own).await });
     let own = server.clone();
@@ -39,8 +44,10 @@ async fn keep_service(server: &Arc<ApiServer>) {
     let watch = |resource: &str| server.cache.kind(resource).list_and_watch("default").1;
     let (mut services, mut endpoints, mut slices) =
         (watch("services"), watch("endpoints"), watch("endpointslices.discovery.k8s.io"));
+    let mut presence = Presence::new();
     loop {
         let touched = tokio::select! {
+            () = presence.changed(server) => true,
             touched = touches(&mut services, "services", server) => touched,
             touched = touches(&mut endpoints, "endpoints", server) => touched,
             touched = touches(&mut slices, "endpointslices.discovery.k8s.io", server) => touched,

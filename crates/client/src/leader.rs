@@ -74,19 +74,48 @@ impl Leadership {
 
     /// Renews the lease; completes once leadership is lost. What only the leader may do has to end then.
     pub async fn hold(&mut self) {
-        let mut renewed = self.clock.now();
+        let clock = self.clock.clone();
+        let mut renewed = clock.now();
         loop {
-            self.clock.after(RETRY).await;
-            match self.attempt().await {
-                Ok(true) => renewed = self.clock.now(),
+            clock.after(RETRY).await;
+            let began = clock.now();
+            let left = RENEW_BY.saturating_sub(began.duration_since(renewed).unsigned_abs());
+            // An attempt that hangs must not make this one lead on while another already does.
+            let attempt = tokio::select! {
+                biased;
+                attempt = self.attempt() => attempt,
+                () = clock.after(left) => {
+                    tracing::warn!(lease = self.name, "leadership lost: it was not renewed in time");
+                    return;
+                }
+            };
+            match attempt {
+                // Of the time before: what the others saw is not older than that.
+                Ok(true) => renewed = began,
                 Ok(false) => return,
                 Err(error) => {
                     tracing::warn!(lease = self.name, %error, "leadership not renewed; trying again");
-                    if self.clock.now().duration_since(renewed).unsigned_abs() >= RENEW_BY {
-                        return;
-                    }
                 }
             }
+        }
+    }
+
+    /// Gives the lease up, so that another need not wait for its end. Only after all that the leader may do has
+    /// ended.
+    pub async fn release(&mut self) {
+        let released = async {
+            let Some(mut lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
+            let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+            if spec.holder_identity.as_deref() != Some(&self.identity) {
+                return Ok(());
+            }
+            spec.holder_identity = Some(String::new());
+            // As client-go does: a second, so that whoever looks does not wait either.
+            spec.lease_duration_seconds = Some(1);
+            self.leases.replace(&self.name, &PostParams::default(), &lease).await.map(drop)
+        };
+        if let Err(error) = released.await {
+            tracing::debug!(lease = self.name, %error, "leadership not given up; it ends by itself");
         }
     }
 

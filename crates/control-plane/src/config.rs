@@ -30,8 +30,11 @@ pub struct Config {
     pub load_balancer_range: (Ipv4Addr, Ipv4Addr),
     /// First and last node port.
     pub node_port_range: (u16, u16),
-    /// Where the store lives.
+    /// Where the store lives; with etcd, what this master remembers of it.
     pub data_directory: PathBuf,
+    /// Which store there is.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// Certificates and keys.
     pub pki: Pki,
     /// The audit log; nothing is written down without it.
@@ -68,6 +71,33 @@ fn default_audit_backups() -> usize {
     5
 }
 
+/// The store of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StoreConfig {
+    /// In `dataDirectory`, for this master alone.
+    #[default]
+    Embedded,
+    /// In etcd, for several masters.
+    Etcd(Etcd),
+}
+
+/// How to reach etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Etcd {
+    /// The members, as `https://HOST:PORT`; the first is asked first.
+    pub endpoints: Vec<String>,
+    /// The authority that has signed the members' certificates, PEM.
+    pub ca: PathBuf,
+    /// The certificate that is shown to the members, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// What every key begins with, such as `/my-cluster`.
+    pub prefix: String,
+}
+
 /// Where the control plane's certificates and keys are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -86,4 +116,31 @@ pub struct Pki {
     pub kubelet_client_key: PathBuf,
     /// The P-256 key (PKCS #8 PEM) that signs service account tokens.
     pub service_account_key: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(text: &str) -> Result<StoreConfig, String> {
+        #[derive(Deserialize)]
+        struct Only {
+            #[serde(default)]
+            store: StoreConfig,
+        }
+        serde_yaml::from_str::<Only>(text).map(|only| only.store).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_store_is_embedded_unless_etcd_is_named() {
+        assert_eq!(store("other: 1"), Ok(StoreConfig::Embedded));
+        assert_eq!(store("store: embedded"), Ok(StoreConfig::Embedded));
+        let etcd =
+            "store: {etcd: {endpoints: ['https://a:2379'], ca: /ca, cert: /cert, key: /key, prefix: /c}}";
+        let Ok(StoreConfig::Etcd(etcd)) = store(etcd) else { panic!("not read") };
+        assert_eq!((&*etcd.endpoints[0], &*etcd.prefix), ("https://a:2379", "/c"));
+        for wrong in ["store: redis", "store: {etcd: {}}", "store: {etcd: {endpoint: x}}"] {
+            assert!(store(wrong).is_err(), "{wrong}");
+        }
+    }
 }

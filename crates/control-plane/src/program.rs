@@ -8,17 +8,19 @@ use std::sync::Arc;
 use anyhow::Context;
 use apiserver::ApiServer;
 use clap::Parser;
-use client::Informers;
+use machinery::clock::SharedClock;
 use machinery::names::Random;
 use machinery::tasks::Tasks;
 use machinery::tls::{self, Identity};
 use machinery::{clock, service};
-use store::{EmbeddedStore, Options};
+use sha2::{Digest, Sha256};
+use store::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, Options, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::leading::Leading;
+use crate::{Config, StoreConfig};
 
 /// Run the control plane of a cluster: API server, controllers, scheduler and store
 #[derive(Debug, Parser)]
@@ -64,18 +66,17 @@ async fn run(path: &Path) -> anyhow::Result<()> {
     let (clock, random) = (clock::system(), Random::from_os());
     let tasks = Tasks::new(CancellationToken::new());
 
-    let store = EmbeddedStore::open(&config.data_directory, Options::default(), clock.clone())?;
+    let store = open_store(&config, &clock, &random).await?;
     let server =
-        ApiServer::open(api_config(&config)?, Arc::new(store), clock.clone(), random.clone(), tasks.clone())
-            .await?;
+        ApiServer::open(api_config(&config)?, store, clock.clone(), random.clone(), tasks.clone()).await?;
     listen(&config, &server).await?;
 
-    let manager = server.local_client("system:kube-controller-manager", &[]);
-    let informers = Informers::new(manager.clone(), clock.clone(), random.clone(), tasks.clone());
-    let settings = controllers_config(&config)?;
-    controllers::run(manager, &informers, settings, clock.clone(), random.clone(), &tasks);
-    let scheduler = server.local_client("system:kube-scheduler", &[]);
-    scheduler::run(scheduler, &informers, clock, random, &tasks);
+    let identity = format!("{}_{}", config.advertise_address, random.uid());
+    let leading = Leading { server, controllers: controllers_config(&config)?, clock, random };
+    match config.store {
+        StoreConfig::Embedded => leading.alone(&tasks),
+        StoreConfig::Etcd(_) => leading.among_several(&identity, &tasks),
+    }
 
     service::notify_ready().context("telling the init that the control plane is ready")?;
     tracing::info!(address = %config.advertise_address, port = config.port, "ready");
@@ -86,6 +87,33 @@ async fn run(path: &Path) -> anyhow::Result<()> {
     };
     tasks.stop().await;
     ended
+}
+
+async fn open_store(config: &Config, clock: &SharedClock, random: &Random) -> anyhow::Result<Arc<dyn Store>> {
+    let etcd = match &config.store {
+        StoreConfig::Embedded => {
+            let store = EmbeddedStore::open(&config.data_directory, Options::default(), clock.clone())?;
+            return Ok(Arc::new(store));
+        }
+        StoreConfig::Etcd(etcd) => etcd,
+    };
+    let options = EtcdOptions {
+        endpoints: etcd.endpoints.clone(),
+        tls: Some(EtcdTls { ca: etcd.ca.clone(), cert: etcd.cert.clone(), key: etcd.key.clone() }),
+        prefix: etcd.prefix.clone(),
+        owner: owner(config)?,
+        memory: Some(config.data_directory.join("etcd-cluster")),
+    };
+    Ok(Arc::new(EtcdStore::open(options, clock.clone(), random.clone()).await?))
+}
+
+/// Returns what all masters of this cluster have and no other cluster has: its name and the fingerprint of its
+/// authority.
+fn owner(config: &Config) -> anyhow::Result<String> {
+    let authorities = tls::certificates(&config.pki.ca_certificate)?;
+    let first = authorities.first().context("the certificate authority is missing")?;
+    let digest: String = Sha256::digest(first).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{} {digest}", config.cluster_name))
 }
 
 fn api_config(config: &Config) -> anyhow::Result<apiserver::Config> {
@@ -101,6 +129,7 @@ fn api_config(config: &Config) -> anyhow::Result<apiserver::Config> {
         dns_address: config.dns_address,
         cluster_domain: config.cluster_domain.clone(),
         node_ports: config.node_port_range.0..=config.node_port_range.1,
+        several_masters: config.store != StoreConfig::Embedded,
         pki: apiserver::Pki {
             ca_certificate: fs_err::read_to_string(&pki.ca_certificate)?,
             service_account_key: fs_err::read_to_string(&pki.service_account_key)?,

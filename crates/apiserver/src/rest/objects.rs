@@ -13,10 +13,17 @@ use store::Expect;
 use super::{Resource, Write, WriteOptions};
 use crate::admission::Operation;
 use crate::cache::{self, Facts, Object, ROOT, encode, without_version};
+use crate::masters;
 use crate::server::ApiServer;
 
 /// How often a change is tried again when another write came in between.
 const ATTEMPTS: usize = 64;
+
+/// The right to write services: among the requests of this server, and among all servers.
+pub(crate) struct ServiceWrite<'a> {
+    _turn: Option<masters::Turn>,
+    _own: tokio::sync::MutexGuard<'a, ()>,
+}
 
 /// What a write left behind.
 #[derive(Debug)]
@@ -256,12 +263,13 @@ impl Resource {
         new: &mut Value,
         old: Option<&Value>,
         main: bool,
-    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Status> {
+    ) -> Result<Option<ServiceWrite<'_>>, Status> {
         if !main || !self.kind.group.is_empty() || self.kind.plural != "services" {
             return Ok(None);
         }
         let server = &self.call.server;
-        let guard = server.service_writes.lock().await;
+        let guard =
+            ServiceWrite { _turn: masters::turn(server).await?, _own: server.service_writes.lock().await };
         server.cache.current().await?;
         let own = super::key(api::meta::namespace(new), api::meta::name(new));
         let mut taken = crate::services::Taken::default();
@@ -281,7 +289,7 @@ impl Resource {
     /// Keeps the allocation's guard until the cache has what was written.
     pub(crate) async fn settle(
         &self,
-        guard: Option<tokio::sync::MutexGuard<'_, ()>>,
+        guard: Option<ServiceWrite<'_>>,
         object: &Object,
         dry_run: bool,
     ) -> Result<(), Status> {

@@ -25,9 +25,9 @@ use crate::{Error, Result, Revision};
 /// How long one member may take to connect.
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long one member may take to answer a read before the next one is asked. An election takes about 1 s.
-const READ: Duration = Duration::from_secs(3);
+const READ: Duration = Duration::from_secs(2);
 /// How long a write may take. A member that lost its leader says so sooner.
-const WRITE: Duration = Duration::from_secs(7);
+const WRITE: Duration = Duration::from_secs(3);
 /// How long a member may take to tidy up.
 const UPKEEP: Duration = Duration::from_secs(60);
 /// By when a call has to have found a member that serves it.

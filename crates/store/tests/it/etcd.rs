@@ -1,4 +1,6 @@
-//! Real etcd members, each on a loopback address of its own, with certificates of an authority of their own.
+//! Real etcd members for the tests of this crate and of `control-plane`, each on a loopback address of its own, with certificates of an authority of their own.
+
+#![allow(dead_code, reason = "each of the two test binaries uses a part of this")]
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -118,6 +120,11 @@ impl Cluster {
             owner: "the tests".into(),
             memory: None,
         }
+    }
+
+    /// Returns the members' addresses; every port but etcd's is free there.
+    pub(crate) fn addresses(&self) -> Vec<Ipv4Addr> {
+        self.members.iter().map(|member| member.address).collect()
     }
 
     /// Returns a directory for files of the test.
