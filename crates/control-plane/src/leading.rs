@@ -14,6 +14,9 @@ const NAMESPACE: &str = "kube-system";
 const MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
 
+/// Starts a component.
+type Run = fn(&Leading, &Informers, &Tasks);
+
 /// What the singletons need.
 #[derive(Clone)]
 pub(crate) struct Leading {
@@ -50,7 +53,7 @@ impl Leading {
 
     /// Takes part in both contests as `identity` and runs what it leads.
     pub(crate) fn among_several(self, identity: &str, tasks: &Tasks) {
-        let contests: [(&'static str, fn(&Self, &Informers, &Tasks)); 2] =
+        let contests: [(&'static str, Run); 2] =
             [(MANAGER, Self::run_controllers), (SCHEDULER, Self::run_scheduler)];
         for (component, run) in contests {
             let (own, outer, identity) = (self.clone(), tasks.clone(), identity.to_owned());
@@ -58,13 +61,7 @@ impl Leading {
         }
     }
 
-    async fn contest(
-        &self,
-        component: &'static str,
-        identity: &str,
-        run: fn(&Self, &Informers, &Tasks),
-        outer: &Tasks,
-    ) {
+    async fn contest(&self, component: &'static str, identity: &str, run: Run, outer: &Tasks) {
         let clock = self.clock.clone();
         let mut leadership = Leadership::new(self.client(component), NAMESPACE, component, identity, clock);
         loop {
