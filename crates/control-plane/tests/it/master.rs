@@ -68,6 +68,8 @@ impl Master {
                 kubelet_client_key: file("admin.key"),
                 service_account_key: file("sa.key"),
             },
+            audit: None,
+            token_file: None,
         };
         std::fs::write(directory.join("config.yaml"), serde_yaml::to_string(&config).unwrap()).unwrap();
         let mut master = Self { address, directory, process: None };
