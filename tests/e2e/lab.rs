@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// A running lab. Dropping it takes the cluster down.
 pub(crate) struct Lab {
@@ -9,6 +10,8 @@ pub(crate) struct Lab {
     directory: tempfile::TempDir,
     /// The first three bytes of the node network, such as `172.18.4`.
     pub(crate) net: String,
+    /// How long a step may take to show what it should.
+    pub(crate) patience: Duration,
 }
 
 /// Where `tests/run` puts clients and images.
@@ -36,7 +39,7 @@ impl Lab {
         let directory = tempfile::tempdir().unwrap();
         let spec = format!("name: {name}\nnetwork:\n  nodes: {net}.0/24\n{extra}");
         std::fs::write(directory.path().join("cluster.yaml"), spec).unwrap();
-        Self { name: name.into(), directory, net: net.into() }
+        Self { name: name.into(), directory, net: net.into(), patience: Duration::from_secs(60) }
     }
 
     /// Returns the lab's own directory: spec, state, kubeconfig.
@@ -78,7 +81,8 @@ impl Lab {
             fixtures().join("clients").join(version).display(),
             executable.parent().unwrap().display(),
         );
-        command.args(["90", "sh", "-c", line]).env("PATH", path);
+        let seconds = (self.patience.as_secs() + 30).to_string();
+        command.args([seconds.as_str(), "sh", "-c", line]).env("PATH", path);
         Ran::of(&mut command)
     }
 

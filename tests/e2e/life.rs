@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::images::archive;
 use crate::lab::{Lab, Ran};
-use crate::machine::{inventory, kill_nine, processes};
+use crate::machine::{inventory, kill_nine, processes, same_machine};
 
 const KUBECTL: &str = "newest";
 
@@ -31,19 +31,6 @@ impl Moments {
 #[expect(clippy::disallowed_methods, reason = "the moment of a kill is a moment in time")]
 fn pass(milliseconds: u64) {
     std::thread::sleep(Duration::from_millis(milliseconds));
-}
-
-#[track_caller]
-fn same_machine(before: &std::collections::BTreeSet<String>) {
-    let after = inventory();
-    let left: Vec<_> = after.difference(before).filter(|line| !line.starts_with("namespace")).collect();
-    assert!(left.is_empty(), "left behind:\n{left:#?}");
-    // By the namespace alone: processes of others come and go in those that were there before.
-    let name = |line: &str| line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let known: std::collections::BTreeSet<String> = before.iter().map(|line| name(line)).collect();
-    let new: Vec<_> =
-        after.iter().filter(|line| line.starts_with("namespace") && !known.contains(&name(line))).collect();
-    assert!(new.is_empty(), "namespaces are left behind:\n{new:#?}");
 }
 
 fn kubectl(lab: &Lab, line: &str) -> Ran {

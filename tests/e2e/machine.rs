@@ -32,7 +32,11 @@ pub(crate) fn inventory() -> BTreeSet<String> {
         }
         let executable = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         // This very process and its parents are there before and after.
-        if executable == Path::new(env!("CARGO_BIN_EXE_cluster")) || executable.ends_with("cluster") {
+        let emulator = executable.to_string_lossy().contains("/qemu-system-");
+        if executable == Path::new(env!("CARGO_BIN_EXE_cluster"))
+            || executable.ends_with("cluster")
+            || emulator
+        {
             found.insert(format!("process {pid} {}", command_line(pid).join(" ")));
         }
         for kind in ["net", "mnt", "pid"] {
@@ -46,6 +50,20 @@ pub(crate) fn inventory() -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// Says what is here that was not `before`.
+#[track_caller]
+pub(crate) fn same_machine(before: &BTreeSet<String>) {
+    let after = inventory();
+    let left: Vec<_> = after.difference(before).filter(|line| !line.starts_with("namespace")).collect();
+    assert!(left.is_empty(), "left behind:\n{left:#?}");
+    // By the namespace alone: processes of others come and go in those that were there before.
+    let name = |line: &str| line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let known: BTreeSet<String> = before.iter().map(|line| name(line)).collect();
+    let new: Vec<_> =
+        after.iter().filter(|line| line.starts_with("namespace") && !known.contains(&name(line))).collect();
+    assert!(new.is_empty(), "namespaces are left behind:\n{new:#?}");
 }
 
 fn groups(directory: &Path, found: &mut BTreeSet<String>) {
@@ -74,6 +92,17 @@ pub(crate) fn processes(name: &str, program: &str) -> Vec<i32> {
             let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             groups.lines().any(|line| line.split('/').any(|part| part.contains(name)))
                 && command_line(*pid).first().is_some_and(|first| first.ends_with(program))
+        })
+        .collect()
+}
+
+/// Returns the emulators of the lab's machine `machine`: those that were told to use its disk.
+pub(crate) fn emulators(machine: &str) -> Vec<i32> {
+    pids()
+        .filter(|pid| {
+            let line = command_line(*pid);
+            let emulator = line.first().is_some_and(|first| first.contains("qemu-system-"));
+            emulator && line.iter().any(|word| word.contains(machine))
         })
         .collect()
 }

@@ -12,3 +12,4 @@ mod nodes;
 mod registry;
 mod transcript;
 mod tutorial;
+mod vm;

@@ -3,7 +3,7 @@
 //! ```text
 //! # a comment
 //! $ kubectl get pods            runs once; the lines below it are what it prints, stdout then stderr
-//! ~ kubectl get pods            runs until it prints this: what takes time in a real cluster, too
+//! ~ kubectl get pods            runs until it prints this (or the lab's patience ends): what takes time in a real cluster
 //! nginx  1/1  Running  0  {age}
 //! ...                           any number of lines
 //! ```
@@ -17,9 +17,6 @@ use std::time::{Duration, Instant};
 use regex::Regex;
 
 use crate::lab::Lab;
-
-/// How long a `~` command may take to print what it should.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Step {
     line_number: usize,
@@ -41,7 +38,7 @@ pub(crate) fn run(lab: &Lab, version: &str, name: &str, text: &str) {
                     kept.extend(found);
                     break;
                 }
-                Err(difference) if !step.until || started.elapsed() > DEADLINE => panic!(
+                Err(difference) if !step.until || started.elapsed() > lab.patience => panic!(
                     "{name}:{} with the {version} kubectl: $ {command}\n{difference}\n--- it printed:\n{}",
                     step.line_number, ran.text
                 ),
