@@ -111,8 +111,52 @@ fn serve(arguments: &[OsString]) -> Result<String> {
             serde_json::to_string(&images).context("writing the answer")
         }
         node_agent::RuntimeChoice::Cri => {
-            Err(Error::user("images cannot be brought to a machine whose containers run by CRI yet")
-                .hint("use `runtime: builtin` in the spec, or a registry"))
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
+            let images = runtime.block_on(async {
+                let scratch = config.data_directory.join("engine");
+                let (clock, random) = (machinery::clock::system(), machinery::names::Random::from_os());
+                let images =
+                    runtime::cri::Images::open(config.runtime_endpoint.clone(), scratch, clock, random)
+                        .await
+                        .context("connecting to containerd")?;
+                perform_by_cri(&images, &request).await
+            })?;
+            serde_json::to_string(&images).context("writing the answer")
+        }
+    }
+}
+
+/// As [`perform`], where containerd keeps the images.
+async fn perform_by_cri(images: &runtime::cri::Images, request: &Request) -> Result<Vec<Stored>> {
+    match request {
+        Request::Load { path, tag } => {
+            let loaded = images.load(path).await.context(format!("loading {}", path.display()))?;
+            let Some(tag) = tag else { return Ok(loaded) };
+            let [image] = loaded.as_slice() else {
+                return Err(Error::user(format!("{} holds {} images", path.display(), loaded.len()))
+                    .hint("--tag names one image; give it a file with one"));
+            };
+            images.tag(&image.id, tag).await.context(format!("naming the image {tag}"))?;
+            Ok(vec![Stored { tags: vec![tag.clone()], ..image.clone() }])
+        }
+        Request::Executable { path, name } => {
+            if let Some(image) = images.find(name).await.context(format!("looking for the image {name}"))? {
+                return Ok(vec![image]);
+            }
+            let made = images.from_executable(name, path).await;
+            Ok(vec![made.context(format!("making the image {name}"))?])
+        }
+        Request::List => images.list().await.context("listing images"),
+        Request::Remove { image } => {
+            let found = images.find(image).await.context(format!("looking for the image {image}"))?;
+            let Some(found) = found else {
+                return Err(
+                    Error::user(format!("there is no image {image}")).hint("`cluster image ls` lists them")
+                );
+            };
+            images.remove(image).await.context(format!("removing {image}"))?;
+            Ok(vec![found])
         }
     }
 }

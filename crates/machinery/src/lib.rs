@@ -12,5 +12,6 @@ pub mod retry;
 pub mod serve;
 #[cfg(target_os = "linux")]
 pub mod service;
+pub mod spdy;
 pub mod tasks;
 pub mod tls;

@@ -12,9 +12,9 @@ use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::{Body, Query, Refusal, find};
 use crate::agent::Agent;
-use crate::streaming::spdy::{Connection, Stream};
 use crate::streaming::upgrade::{self, Agreed};
 use crate::streaming::websocket::{self, Encoding};
+use machinery::spdy::{Connection, Stream};
 
 /// The SPDY protocol.
 const SPDY: &str = "portforward.k8s.io";

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Body, Query, Refusal, find, text};
 use crate::agent::Agent;
-use crate::streaming::spdy::Connection;
 use crate::streaming::upgrade::{self, Agreed};
 use crate::streaming::websocket::{self, Channels, Encoding};
+use machinery::spdy::Connection;
 
 /// Protocols that SPDY clients may ask for.
 const SPDY: &[&str] = &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];

@@ -157,6 +157,14 @@ impl Cgroups {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
+    /// Returns whether a group is there that has groups below it.
+    pub(crate) fn has_groups_below(&self, path: &str) -> bool {
+        self.groups(path).directories.iter().any(|directory| {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            entries.into_iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        })
+    }
+
     /// Removes the group if nothing is in it any more. Returns whether it is gone.
     pub(crate) fn remove(&self, path: &str) -> bool {
         let below = self.root.join(relative(path));
@@ -297,6 +305,11 @@ fn move_processes(group: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Returns the weight in version 2 for shares in version 1.
+pub(crate) fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
 /// Returns what to write for `resources`: controller, file, value, in an order that the kernel accepts.
 fn limits(resources: &Resources, unified: bool) -> Vec<(&'static str, &'static str, String)> {
     let mut limits = Vec::new();
@@ -304,7 +317,7 @@ fn limits(resources: &Resources, unified: bool) -> Vec<(&'static str, &'static s
     if resources.cpu_shares > 0 {
         let shares = resources.cpu_shares.clamp(2, 262_144);
         limits.push(if unified {
-            ("cpu", "cpu.weight", (1 + (shares - 2) * 9_999 / 262_142).to_string())
+            ("cpu", "cpu.weight", weight(shares).to_string())
         } else {
             ("cpu", "cpu.shares", shares.to_string())
         });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
+use super::convert::Note;
 use super::grpc::Code;
 use super::proto::cri::{
     ById, ContainerStatsResponse, ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest,
@@ -35,10 +36,8 @@ impl Inner {
         {
             return Err(Error::system(format!("the seccomp profile {}", path.display()), error));
         }
-        let image = self
-            .image_status(&config.image)
-            .await?
-            .ok_or_else(|| Error::not_found("image", &config.image))?;
+        let image =
+            self.images.find(&config.image).await?.ok_or_else(|| Error::not_found("image", &config.image))?;
         let unified = self.groups.is_unified();
         let request = CreateContainerRequest {
             pod_sandbox_id: sandbox_id.to_owned(),
@@ -129,6 +128,15 @@ impl Inner {
 
     /// Returns a container; one that this engine did not make is not found.
     pub(super) async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
+        Ok(self.describe_container(id).await?.0)
+    }
+
+    /// Returns whether a container has a terminal.
+    pub(super) async fn has_terminal(&self, id: &str) -> Result<bool> {
+        Ok(self.describe_container(id).await?.1.tty)
+    }
+
+    async fn describe_container(&self, id: &str) -> Result<(ContainerStatus, Note)> {
         let request = VerboseById { id: id.to_owned(), verbose: true };
         let answer: ContainerStatusResponse = self
             .channel
@@ -136,11 +144,11 @@ impl Inner {
             .await
             .map_err(failure::about("container", id, "asking for a container", PATIENCE))?;
         let found = answer.status.unwrap_or_default();
-        let status = status::container(&found, answer.info.get("info").map(String::as_str))
+        let (status, note) = status::container(&found, answer.info.get("info").map(String::as_str))
             .ok_or_else(|| Error::not_found("container", id))?;
         self.containers.lock().insert(id.to_owned(), (found.state, status.clone()));
         self.owners.lock().insert(id.to_owned(), status.sandbox_id.clone());
-        Ok(status)
+        Ok((status, note))
     }
 
     pub(super) async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {

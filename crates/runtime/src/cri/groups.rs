@@ -3,6 +3,7 @@
 //! With the driver "cgroupfs" a pod's group is a directory that is made here; with "systemd" it is a slice, whose
 //! name has the path of its parents in it.
 
+use super::systemd;
 use crate::cgroup::{Cgroups, belongs_to_one_pod, usage};
 use crate::{Resources, Result, Stats};
 
@@ -43,18 +44,29 @@ impl Groups {
         if self.systemd { slice_path(&slice(&self.root, parent)) } else { parent.to_owned() }
     }
 
-    /// Makes a pod's group with its limits.
+    /// Makes a pod's group with its limits. Blocks, as removing it does.
     pub(super) fn create(&self, parent: &str, resources: &Resources) -> Result<()> {
         if parent.is_empty() {
             return Ok(());
+        }
+        if self.systemd {
+            return systemd::start_slice(&self.name(parent), resources, self.is_unified());
         }
         self.cgroups.create(&self.path(parent), resources).map(drop)
     }
 
     /// Removes a pod's group, unless another sandbox of the pod is still in it.
     pub(super) fn remove(&self, parent: &str) {
-        if belongs_to_one_pod(parent) {
-            self.cgroups.remove(&self.path(parent));
+        if !belongs_to_one_pod(parent) {
+            return;
+        }
+        let path = self.path(parent);
+        if !self.systemd {
+            self.cgroups.remove(&path);
+        } else if !self.cgroups.has_groups_below(&path)
+            && let Err(error) = systemd::stop_slice(&self.name(parent))
+        {
+            tracing::warn!(%error, "a pod's slice stays behind");
         }
     }
 

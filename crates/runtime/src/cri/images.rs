@@ -1,11 +1,19 @@
 //! Images: listed, fetched and removed through the CRI; the sandboxes' own image; registry mirrors.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::grpc::Code;
+use machinery::clock::SharedClock;
+use machinery::names::Random;
+use machinery::tasks::Tasks;
+use tokio_util::sync::CancellationToken;
+
+use super::grpc::{Channel, Code};
+use super::node::Node;
 use super::proto::cri::{
-    AuthConfig, ByImage, ImageFsInfoResponse, ImageSpec, ImageStatusResponse, ListImagesResponse,
-    PullImageRequest, PullImageResponse,
+    AuthConfig, ByImage, Container, ImageFsInfoResponse, ImageSpec, ImageStatusResponse,
+    ListContainersResponse, ListImagesResponse, PullImageRequest, PullImageResponse,
 };
 use super::{Inner, PATIENCE, failure, status};
 use crate::{Error, Image, RegistryAuth, Result};
@@ -19,28 +27,58 @@ fn spec(image: &str) -> ImageSpec {
     ImageSpec { image: image.to_owned(), user_specified_image: String::new() }
 }
 
-impl Inner {
-    pub(super) async fn list_images(&self) -> Result<Vec<Image>> {
+/// The images that containerd keeps for its containers. Works without an engine, beside the one of a running agent.
+pub struct Images {
+    pub(super) channel: Arc<Channel>,
+    /// The image of every sandbox, which is never removed.
+    pub(super) sandbox_image: Option<String>,
+    /// Where images are while they are imported.
+    pub(super) scratch: PathBuf,
+    pub(super) clock: SharedClock,
+    pub(super) random: Random,
+}
+
+impl Images {
+    /// Connects to containerd at `socket`. Images are unpacked below `scratch` while they are imported.
+    ///
+    /// # Errors
+    /// containerd does not answer.
+    pub async fn open(socket: PathBuf, scratch: PathBuf, clock: SharedClock, random: Random) -> Result<Self> {
+        let tasks = Tasks::new(CancellationToken::new());
+        let channel = Arc::new(Channel::new(socket, tasks, clock.clone()));
+        let node = Node::read(&channel, clock.as_ref(), &random).await?;
+        Ok(Self { channel, sandbox_image: node.sandbox_image, scratch, clock, random })
+    }
+
+    /// Returns every image.
+    ///
+    /// # Errors
+    /// containerd does not answer, as of every call.
+    pub async fn list(&self) -> Result<Vec<Image>> {
         let answer: ListImagesResponse = self
             .channel
             .call("/runtime.v1.ImageService/ListImages", &(), PATIENCE)
             .await
             .map_err(failure::of("listing images", PATIENCE))?;
-        let pause = self.node.sandbox_image.as_deref();
+        let pause = self.sandbox_image.as_deref();
         Ok(answer.images.into_iter().map(|image| status::image(image, pause)).collect())
     }
 
-    pub(super) async fn image_status(&self, image: &str) -> Result<Option<Image>> {
+    /// Returns the image with this name or id.
+    ///
+    /// # Errors
+    /// As [`Images::list`].
+    pub async fn find(&self, image: &str) -> Result<Option<Image>> {
         let request = ByImage { image: Some(spec(image)) };
         let answer: ImageStatusResponse = self
             .channel
             .call("/runtime.v1.ImageService/ImageStatus", &request, PATIENCE)
             .await
             .map_err(failure::of(&format!("asking for image {image:?}"), PATIENCE))?;
-        Ok(answer.image.map(|found| status::image(found, self.node.sandbox_image.as_deref())))
+        Ok(answer.image.map(|found| status::image(found, self.sandbox_image.as_deref())))
     }
 
-    pub(super) async fn pull_image(&self, image: &str, auth: Option<RegistryAuth>) -> Result<String> {
+    pub(super) async fn pull(&self, image: &str, auth: Option<RegistryAuth>) -> Result<String> {
         let request = PullImageRequest {
             image: Some(spec(image)),
             auth: auth.map(|auth| AuthConfig { username: auth.username, password: auth.password }),
@@ -55,11 +93,22 @@ impl Inner {
         Ok(answer.image_ref)
     }
 
-    pub(super) async fn remove_image(&self, image: &str) -> Result<()> {
-        let Some(found) = self.image_status(image).await? else { return Ok(()) };
+    /// Removes an image with all its names. Succeeds when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a container uses it.
+    pub async fn remove(&self, image: &str) -> Result<()> {
+        let Some(found) = self.find(image).await? else { return Ok(()) };
         // containerd would take it from under its containers, which cannot be made again then.
-        let containers = self.list_containers().await?;
-        if let Some(user) = containers.iter().find(|container| container.image_id == found.id) {
+        let answer: ListContainersResponse = self
+            .channel
+            .call("/runtime.v1.RuntimeService/ListContainers", &(), PATIENCE)
+            .await
+            .map_err(failure::of("listing containers", PATIENCE))?;
+        let uses = |container: &&Container| {
+            status::note(&container.annotations).is_some_and(|note| note.image_id == found.id)
+        };
+        if let Some(user) = answer.containers.iter().find(uses) {
             return Err(Error::Invalid(format!(
                 "image {image:?} is in use by container {}; remove the container first",
                 user.id
@@ -73,7 +122,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn image_bytes(&self) -> Result<u64> {
+    pub(super) async fn bytes(&self) -> Result<u64> {
         let answer: ImageFsInfoResponse = self
             .channel
             .call("/runtime.v1.ImageService/ImageFsInfo", &(), PATIENCE)
@@ -84,14 +133,16 @@ impl Inner {
     }
 
     /// Makes the image of sandboxes unless it is there: no registry must be needed to run a pod.
-    pub(super) async fn ensure_sandbox_image(&self) -> Result<()> {
-        let Some(name) = self.node.sandbox_image.clone() else { return Ok(()) };
-        if self.image_status(&name).await?.is_some() {
+    pub(super) async fn ensure_sandbox_image(&self, executable: &Path) -> Result<()> {
+        let Some(name) = self.sandbox_image.clone() else { return Ok(()) };
+        if self.find(&name).await?.is_some() {
             return Ok(());
         }
-        self.make_sandbox_image(&name).await
+        self.make_sandbox_image(&name, executable).await
     }
+}
 
+impl Inner {
     /// Tells containerd about mirrors, in the form that it reads at each pull.
     pub(super) fn write_mirrors(&self) -> Result<()> {
         if self.config.registry_mirrors.is_empty() {

@@ -14,11 +14,13 @@ use machinery::retry::{Attempt, Backoff, until_sent};
 use sha2::{Digest, Sha256};
 
 use super::grpc::Code;
+use super::images::Images;
 use super::proto::containerd::{
     CreateLeaseRequest, Descriptor, Image as Record, ImageMessage, WriteContentRequest, WriteContentResponse,
     action,
 };
-use super::{Engine, Inner, PATIENCE, failure};
+use super::proto::cri::ById;
+use super::{PATIENCE, blocking, failure};
 use crate::images::{self, Found, Reference, hex};
 use crate::{Error, Image, Result};
 
@@ -37,7 +39,7 @@ const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 /// The first process of a sandbox, in the image that is made from this executable.
 const PAUSE: [&str; 3] = ["/bin/cluster", crate::helper::MARK, "pause-init"];
 
-impl Engine {
+impl Images {
     /// Adds every image in `path`, an OCI layout or an archive of `docker save`, as a directory or a tar file that
     /// may be compressed. Returns the images with their names.
     ///
@@ -46,21 +48,49 @@ impl Engine {
     pub async fn load(&self, path: &Path) -> Result<Vec<Image>> {
         let failed = |error: std::io::Error| Error::system(format!("reading {}", path.display()), error);
         if std::fs::metadata(path).map_err(failed)?.is_dir() {
-            return self.inner.load_directory(path).await;
+            return self.load_directory(path).await;
         }
         let file = std::fs::File::open(path).map_err(failed)?;
         self.load_reader(file).await
     }
 
-    /// Like [`Engine::load`], from a tar file that is read once from start to end.
+    /// Like [`Images::load`], from a tar file that is read once from start to end.
     ///
     /// # Errors
-    /// As [`Engine::load`].
+    /// As [`Images::load`].
     pub async fn load_reader(&self, reader: impl Read + Send + 'static) -> Result<Vec<Image>> {
-        let directory = self.inner.scratch()?;
+        let directory = self.scratch()?;
         let path = directory.path().to_owned();
-        Inner::blocking(move || images::unpack_archive(reader, &path)).await?;
-        self.inner.load_directory(directory.path()).await
+        blocking(move || images::unpack_archive(reader, &path)).await?;
+        self.load_directory(directory.path()).await
+    }
+
+    /// Adds an image named `name` with the static `executable` as `/bin/cluster`, which is also the entrypoint, as
+    /// [`images::from_executable`](crate::images::from_executable) does.
+    ///
+    /// # Errors
+    /// The executable cannot be read, or the name is bad.
+    pub async fn from_executable(&self, name: &str, executable: &Path) -> Result<Image> {
+        self.pack(name, executable, &PAUSE[..1], false).await
+    }
+
+    /// Gives the image `id` the name `name`, taking it from the image that had it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such image; [`Error::Invalid`] for a bad name.
+    pub async fn tag(&self, id: &str, name: &str) -> Result<Image> {
+        let name = Reference::parse(name)?.to_string();
+        // The CRI gives every image its id as a name, too.
+        let request = ById { id: id.to_owned() };
+        let answer: ImageMessage = self
+            .channel
+            .call("/containerd.services.images.v1.Images/Get", &request, PATIENCE)
+            .await
+            .map_err(failure::about("image", id, "asking for an image", PATIENCE))?;
+        let target =
+            answer.image.and_then(|image| image.target).ok_or_else(|| Error::not_found("image", id))?;
+        self.name(&name, target, false).await?;
+        self.heard_of(&[name], id).await
     }
 }
 
@@ -73,15 +103,23 @@ struct Blob {
 }
 
 impl Blob {
+    fn target(&self) -> Descriptor {
+        Descriptor {
+            media_type: self.media_type.to_owned(),
+            digest: self.digest.clone(),
+            size: i64::try_from(self.size).unwrap_or(0),
+        }
+    }
+
     fn descriptor(&self) -> serde_json::Value {
         serde_json::json!({"mediaType": self.media_type, "digest": self.digest, "size": self.size})
     }
 }
 
-impl Inner {
+impl Images {
     /// Returns a directory that goes when it is dropped.
     fn scratch(&self) -> Result<tempfile::TempDir> {
-        let parent = &self.config.data_directory;
+        let parent = &self.scratch;
         std::fs::create_dir_all(parent)
             .and_then(|()| tempfile::Builder::new().prefix("import-").tempdir_in(parent))
             .map_err(|error| Error::system(format!("making a directory in {}", parent.display()), error))
@@ -89,7 +127,7 @@ impl Inner {
 
     async fn load_directory(&self, directory: &Path) -> Result<Vec<Image>> {
         let path = directory.to_owned();
-        let found = Self::blocking(move || images::read_directory(&path)).await?;
+        let found = blocking(move || images::read_directory(&path)).await?;
         let mut loaded = Vec::new();
         for image in found {
             loaded.push(self.import(&image, false).await?);
@@ -97,12 +135,22 @@ impl Inner {
         Ok(loaded)
     }
 
-    /// Makes the image of sandboxes from this executable.
-    pub(super) async fn make_sandbox_image(&self, name: &str) -> Result<()> {
+    /// Makes the image of sandboxes from an executable.
+    pub(super) async fn make_sandbox_image(&self, name: &str, executable: &Path) -> Result<()> {
+        self.pack(name, executable, &PAUSE, true).await.map(drop)
+    }
+
+    async fn pack(
+        &self,
+        name: &str,
+        executable: &Path,
+        entrypoint: &'static [&'static str],
+        pinned: bool,
+    ) -> Result<Image> {
         let name = Reference::parse(name)?.to_string();
         let scratch = self.scratch()?;
-        let (executable, layer) = (self.config.executable.clone(), scratch.path().join("layer.tar"));
-        let found = Self::blocking(move || {
+        let (executable, layer) = (executable.to_owned(), scratch.path().join("layer.tar"));
+        let found = blocking(move || {
             let failed = |error: std::io::Error| Error::system(format!("writing {}", layer.display()), error);
             let file = std::fs::File::options()
                 .read(true)
@@ -113,19 +161,19 @@ impl Inner {
             let mut file = images::write_layer(file, &executable, &[])?;
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
             let (diff_id, _) = digest(&mut file).map_err(failed)?;
-            let config = serde_json::to_vec(&images::configuration(&diff_id, &PAUSE))
+            let config = serde_json::to_vec(&images::configuration(&diff_id, entrypoint))
                 .map_err(|error| Error::system("describing an image", error))?;
             Ok(Found { config, layers: vec![layer], names: vec![name] })
         })
         .await?;
-        self.import(&found, true).await.map(drop)
+        self.import(&found, pinned).await
     }
 
     /// Gives containerd an image. `pinned` is never collected.
     async fn import(&self, image: &Found, pinned: bool) -> Result<Image> {
         image.check()?;
-        let lease = format!("cluster-import-{}", self.config.random.suffix(16));
-        let expire = self.config.clock.now() + LEASE;
+        let lease = format!("cluster-import-{}", self.random.suffix(16));
+        let expire = self.clock.now() + LEASE;
         let request = CreateLeaseRequest {
             id: lease.clone(),
             labels: [("containerd.io/gc.expire".to_owned(), expire.to_string())].into(),
@@ -135,7 +183,7 @@ impl Inner {
             .await
             .map_err(failure::of("leasing space for an image", PATIENCE))?;
         let outcome = self.import_under(image, pinned, &lease).await;
-        let request = super::proto::cri::ById { id: lease };
+        let request = ById { id: lease };
         let released = self
             .channel
             .call::<_, ()>("/containerd.services.leases.v1.Leases/Delete", &request, PATIENCE)
@@ -150,7 +198,7 @@ impl Inner {
         let mut layers = Vec::new();
         for path in &image.layers {
             let path = path.clone();
-            let (blob, file) = Self::blocking(move || layer(&path)).await?;
+            let (blob, file) = blocking(move || layer(&path)).await?;
             self.write(&blob, lease, file).await?;
             layers.push(blob);
         }
@@ -174,25 +222,17 @@ impl Inner {
         let id = image.id();
         let names = if image.names.is_empty() { vec![id.clone()] } else { image.names.clone() };
         for name in &names {
-            self.name(name, &blob, pinned).await?;
+            self.name(name, blob.target(), pinned).await?;
         }
         self.heard_of(&names, &id).await
     }
 
     /// Gives a manifest a name, taking it from the image that had it.
-    async fn name(&self, name: &str, manifest: &Blob, pinned: bool) -> Result<()> {
+    async fn name(&self, name: &str, manifest: Descriptor, pinned: bool) -> Result<()> {
         let labels = [Some(MANAGED), pinned.then_some(PINNED)];
         let labels = labels.into_iter().flatten().map(|(key, value)| (key.to_owned(), value.to_owned()));
         let message = ImageMessage {
-            image: Some(Record {
-                name: name.to_owned(),
-                labels: labels.collect(),
-                target: Some(Descriptor {
-                    media_type: manifest.media_type.to_owned(),
-                    digest: manifest.digest.clone(),
-                    size: i64::try_from(manifest.size).unwrap_or(0),
-                }),
-            }),
+            image: Some(Record { name: name.to_owned(), labels: labels.collect(), target: Some(manifest) }),
         };
         let images = "/containerd.services.images.v1.Images";
         let mut outcome: std::result::Result<ImageMessage, _> =
@@ -205,7 +245,7 @@ impl Inner {
 
     /// Waits until the CRI knows the image by all of its names.
     async fn heard_of(&self, names: &[String], id: &str) -> Result<Image> {
-        let (clock, random) = (self.config.clock.as_ref(), &self.config.random);
+        let (clock, random) = (self.clock.as_ref(), &self.random);
         until_sent(
             "the runtime to know an imported image",
             HEAR,
@@ -215,7 +255,7 @@ impl Inner {
             || async move {
                 let mut last = None;
                 for name in names {
-                    match self.image_status(name).await {
+                    match self.find(name).await {
                         Ok(Some(image)) if image.id == id => last = Some(image),
                         Ok(Some(image)) => return Attempt::Again(format!("{name} is still {}", image.id)),
                         Ok(None) => return Attempt::Again(format!("{name} is not known")),

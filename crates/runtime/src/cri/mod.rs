@@ -18,6 +18,8 @@ mod node;
 mod proto;
 mod sandbox;
 mod status;
+mod stream;
+mod systemd;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -39,6 +41,7 @@ use crate::{
 };
 use groups::Groups;
 use grpc::Channel;
+pub use images::Images;
 use node::Node;
 
 /// How many events a slow reader may be behind.
@@ -78,10 +81,11 @@ pub struct Engine {
 /// What every part of the engine works on.
 struct Inner {
     config: EngineConfig,
-    channel: Channel,
+    channel: Arc<Channel>,
+    images: Images,
     /// What containerd says of itself.
     node: Node,
-    groups: Groups,
+    groups: Arc<Groups>,
     /// Addresses of sandboxes; they never change.
     addresses: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// Containers as they were last seen; one is asked for again when its state is another.
@@ -100,11 +104,19 @@ impl Engine {
     /// containerd is not there or cannot be used as it is configured; the error says what to change.
     pub async fn open(config: EngineConfig) -> Result<Self> {
         let tasks = Tasks::new(CancellationToken::new());
-        let channel = Channel::new(config.socket.clone(), tasks.clone(), config.clock.clone());
-        let node = Node::read(&channel, &config).await?;
-        let groups = Groups::detect(&config.cgroup_root, node.systemd)?;
+        let channel = Arc::new(Channel::new(config.socket.clone(), tasks.clone(), config.clock.clone()));
+        let node = Node::read(&channel, config.clock.as_ref(), &config.random).await?;
+        let groups = Arc::new(Groups::detect(&config.cgroup_root, node.systemd)?);
+        let images = Images {
+            channel: Arc::clone(&channel),
+            sandbox_image: node.sandbox_image.clone(),
+            scratch: config.data_directory.clone(),
+            clock: config.clock.clone(),
+            random: config.random.clone(),
+        };
         let inner = Arc::new(Inner {
             channel,
+            images,
             node,
             groups,
             addresses: Mutex::default(),
@@ -116,9 +128,15 @@ impl Engine {
         });
         cni::start(&inner).await?;
         inner.write_mirrors()?;
-        inner.ensure_sandbox_image().await?;
+        inner.images.ensure_sandbox_image(&inner.config.executable).await?;
         events::start(&inner).await?;
         Ok(Self { inner })
+    }
+
+    /// Returns the images.
+    #[must_use]
+    pub fn images(&self) -> &Images {
+        &self.inner.images
     }
 
     /// Stops watching. Containers go on running and are found by the next [`Engine::open`].
@@ -141,13 +159,13 @@ impl Inner {
         });
         result.await.map_err(|error| Error::system(name, error))?
     }
+}
 
-    /// Runs what blocks (the file system, mostly) where it may.
-    async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            Err(error) => Err(Error::system("running a task", error)),
-        }
+/// Runs what blocks (the file system, mostly) where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::system("running a task", error)),
     }
 }
 
@@ -214,13 +232,11 @@ impl Runtime for Engine {
     }
 
     async fn exec(&self, id: &str, config: ExecConfig) -> Result<Session> {
-        let _ = (id, config);
-        Err(Error::Invalid("commands with streams are not built yet for the runtime \"cri\"".to_owned()))
+        self.inner.exec(id, config).await
     }
 
     async fn attach(&self, id: &str) -> Result<Session> {
-        let _ = id;
-        Err(Error::Invalid("attaching is not built yet for the runtime \"cri\"".to_owned()))
+        self.inner.attach(id).await
     }
 
     async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn Duplex>> {
@@ -240,22 +256,22 @@ impl Runtime for Engine {
     }
 
     async fn list_images(&self) -> Result<Vec<Image>> {
-        self.inner.list_images().await
+        self.inner.images.list().await
     }
 
     async fn image_status(&self, image: &str) -> Result<Option<Image>> {
-        self.inner.image_status(image).await
+        self.inner.images.find(image).await
     }
 
     async fn pull_image(&self, image: &str, auth: Option<RegistryAuth>) -> Result<String> {
-        self.inner.pull_image(image, auth).await
+        self.inner.images.pull(image, auth).await
     }
 
     async fn remove_image(&self, image: &str) -> Result<()> {
-        self.inner.remove_image(image).await
+        self.inner.images.remove(image).await
     }
 
     async fn image_bytes(&self) -> Result<u64> {
-        self.inner.image_bytes().await
+        self.inner.images.bytes().await
     }
 }

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::FutureExt;
+use machinery::clock::Clock;
+use machinery::names::Random;
 use machinery::retry::{Attempt, Backoff, until_sent};
 use serde::Deserialize;
 
+use super::failure;
 use super::grpc::{Channel, Code};
 use super::proto::cri::{RuntimeConfigResponse, StatusRequest, StatusResponse, VersionResponse};
-use super::{EngineConfig, failure};
 use crate::{Error, Result};
 
 /// How long containerd may take to start.
@@ -89,13 +91,13 @@ struct ShownRegistry {
 
 impl Node {
     /// Asks containerd, waiting for it if it is about to start.
-    pub(super) async fn read(channel: &Channel, config: &EngineConfig) -> Result<Self> {
+    pub(super) async fn read(channel: &Channel, clock: &dyn Clock, random: &Random) -> Result<Self> {
         let version: VersionResponse = until_sent(
             "the container runtime",
             START,
             Backoff::QUICK,
-            config.clock.as_ref(),
-            &config.random,
+            clock,
+            random,
             || {
                 async move {
                     let asked = channel.call("/runtime.v1.RuntimeService/Version", &(), ANSWER);

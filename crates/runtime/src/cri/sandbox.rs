@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -11,7 +12,7 @@ use super::grpc::{Code, Status};
 use super::proto::cri::{
     ById, ListPodSandboxResponse, PodSandboxStatusResponse, RunPodSandboxRequest, VerboseById,
 };
-use super::{Inner, PATIENCE, convert, failure, status};
+use super::{Inner, PATIENCE, blocking, convert, failure, status};
 use crate::{Duplex, Error, Result, SandboxConfig, SandboxState, SandboxStatus, Stats, loopback, sysctl};
 
 /// How long making a sandbox may take: the kubelet's figure, twice its time-out of other calls.
@@ -22,14 +23,16 @@ const AT_ONCE: usize = 8;
 impl Inner {
     pub(super) async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxStatus> {
         sysctl::check(config.host, &config.sysctls)?;
-        self.groups.create(&config.cgroup_parent, &config.resources)?;
+        let (groups, parent, limits) =
+            (Arc::clone(&self.groups), config.cgroup_parent.clone(), config.resources.clone());
+        blocking(move || groups.create(&parent, &limits)).await?;
         let request = RunPodSandboxRequest {
             config: Some(convert::sandbox(&config, self.groups.name(&config.cgroup_parent))),
         };
         match self.call_run(&request).await {
             Ok(id) => self.sandbox(&id).await,
             Err(error) => {
-                self.groups.remove(&config.cgroup_parent);
+                self.remove_group(config.cgroup_parent).await;
                 Err(error)
             }
         }
@@ -46,7 +49,7 @@ impl Inner {
                 image = name,
                 "the image of sandboxes is neither here nor can it be fetched: making it"
             );
-            self.make_sandbox_image(name).await?;
+            self.images.make_sandbox_image(name, &self.config.executable).await?;
             return self.call_run_once(request).await.map_err(failure::of("running a sandbox", RUN));
         }
         Err(failure::of("running a sandbox", RUN)(first))
@@ -145,8 +148,20 @@ impl Inner {
         self.stop_sandbox(id).await?;
         self.end_sandbox("/runtime.v1.RuntimeService/RemovePodSandbox", id, "removing a sandbox").await?;
         self.addresses.lock().remove(id);
-        self.groups.remove(&sandbox.config.cgroup_parent);
+        self.remove_group(sandbox.config.cgroup_parent).await;
         Ok(())
+    }
+
+    /// Removes a pod's control group, unless another sandbox of the pod is still in it.
+    async fn remove_group(&self, parent: String) {
+        let groups = Arc::clone(&self.groups);
+        let removed = blocking(move || {
+            groups.remove(&parent);
+            Ok(())
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "removing a pod's control group");
+        }
     }
 
     pub(super) async fn sandbox_stats(&self, id: &str) -> Result<Stats> {

@@ -40,9 +40,14 @@ pub(super) fn addresses(status: &cri::PodSandboxStatus) -> Vec<IpAddr> {
     all.filter_map(|ip| ip.parse().ok()).collect()
 }
 
+/// Returns what a container's annotation says, or `None` when this engine did not make it.
+pub(super) fn note(annotations: &std::collections::BTreeMap<String, String>) -> Option<Note> {
+    serde_json::from_str(annotations.get(CONTAINER)?).ok()
+}
+
 /// Returns a container, or `None` when this engine did not make it. `info` is the CRI's further description.
-pub(super) fn container(found: &cri::ContainerStatus, info: Option<&str>) -> Option<ContainerStatus> {
-    let note: Note = serde_json::from_str(found.annotations.get(CONTAINER)?).ok()?;
+pub(super) fn container(found: &cri::ContainerStatus, info: Option<&str>) -> Option<(ContainerStatus, Note)> {
+    let note = note(&found.annotations)?;
     let metadata = found.metadata.clone().unwrap_or_default();
     let state = match found.state {
         cri::state::CREATED => ContainerState::Created,
@@ -52,9 +57,9 @@ pub(super) fn container(found: &cri::ContainerStatus, info: Option<&str>) -> Opt
     };
     let mut annotations = found.annotations.clone();
     annotations.remove(CONTAINER);
-    Some(ContainerStatus {
+    let status = ContainerStatus {
         id: found.id.clone(),
-        sandbox_id: note.sandbox_id,
+        sandbox_id: note.sandbox_id.clone(),
         name: metadata.name,
         attempt: metadata.attempt,
         state,
@@ -65,12 +70,13 @@ pub(super) fn container(found: &cri::ContainerStatus, info: Option<&str>) -> Opt
         pid: info.filter(|_| state == ContainerState::Running).and_then(pid),
         reason: found.reason.clone(),
         message: tidy(&found.message).to_owned(),
-        image_id: note.image_id,
-        image: note.image,
+        image_id: note.image_id.clone(),
+        image: note.image.clone(),
         labels: found.labels.clone(),
         annotations,
         log_path: PathBuf::from(&found.log_path),
-    })
+    };
+    Some((status, note))
 }
 
 /// Reads the first process's id from the further description of a sandbox or container.
@@ -127,7 +133,7 @@ mod tests {
             annotations: [(CONTAINER.to_owned(), serde_json::to_string(&note).unwrap())].into(),
             ..cri::ContainerStatus::default()
         };
-        let status = container(&found, Some(r#"{"pid": 5}"#)).unwrap();
+        let (status, _) = container(&found, Some(r#"{"pid": 5}"#)).unwrap();
         assert_eq!((status.sandbox_id.as_str(), status.image.as_str()), ("s", "nginx"));
         assert_eq!((status.state, status.pid, status.started_at), (ContainerState::Exited, None, None));
         assert_eq!(status.created_at.as_second(), 1);

@@ -35,19 +35,6 @@ macro_rules! on_both_engines {
 }
 pub(crate) use on_both_engines;
 
-/// As [`on_both_engines`], of what the engine for containerd does not do yet.
-macro_rules! on_builtin_engine {
-    ($($check:ident)*) => {$(
-        mod $check {
-            #[tokio::test(flavor = "multi_thread")]
-            async fn builtin() {
-                super::$check(crate::kit::Kit::new().await).await;
-            }
-        }
-    )*};
-}
-pub(crate) use on_builtin_engine;
-
 pub(crate) struct Kit {
     pub(crate) engine: Arc<dyn Runtime>,
     pub(crate) directory: tempfile::TempDir,
@@ -94,7 +81,7 @@ impl Kit {
         let (directory, cgroup_root) = prepare();
         let containerd = Containerd::start(directory.path());
         let engine = open_cri(directory.path(), &cgroup_root).await;
-        engine.load(&directory.path().join("layout")).await.unwrap();
+        engine.images().load(&directory.path().join("layout")).await.unwrap();
         Self {
             engine: Arc::new(engine.clone()),
             directory,

@@ -437,6 +437,8 @@ pub(in crate::cri) struct Container {
     pub(in crate::cri) pod_sandbox_id: String,
     #[prost(int32, tag = "6")]
     pub(in crate::cri) state: i32,
+    #[prost(btree_map = "string, string", tag = "9")]
+    pub(in crate::cri) annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -507,6 +509,43 @@ pub(in crate::cri) struct ExecSyncResponse {
     pub(in crate::cri) stderr: Vec<u8>,
     #[prost(int32, tag = "3")]
     pub(in crate::cri) exit_code: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::cri) struct ExecRequest {
+    #[prost(string, tag = "1")]
+    pub(in crate::cri) container_id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(in crate::cri) cmd: Vec<String>,
+    #[prost(bool, tag = "3")]
+    pub(in crate::cri) tty: bool,
+    #[prost(bool, tag = "4")]
+    pub(in crate::cri) stdin: bool,
+    #[prost(bool, tag = "5")]
+    pub(in crate::cri) stdout: bool,
+    #[prost(bool, tag = "6")]
+    pub(in crate::cri) stderr: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::cri) struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub(in crate::cri) container_id: String,
+    #[prost(bool, tag = "2")]
+    pub(in crate::cri) stdin: bool,
+    #[prost(bool, tag = "3")]
+    pub(in crate::cri) tty: bool,
+    #[prost(bool, tag = "4")]
+    pub(in crate::cri) stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub(in crate::cri) stderr: bool,
+}
+
+/// Where the streams of a command or container are served.
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::cri) struct UrlResponse {
+    #[prost(string, tag = "1")]
+    pub(in crate::cri) url: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
