@@ -126,7 +126,8 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
         watch::channel(Health { not_ready: Some(node::NO_NETWORK.into()), ..Health::default() });
     tasks.spawn("pod network", wiring::pod_network(agent.clone(), feeds.clone(), opened, health));
     tasks.spawn("lease", node::keep_lease(agent.clone(), registered.clone()));
-    tasks.spawn("node status", node::keep_status(agent.clone(), registered, version, healthy));
+    let nodes = feeds.nodes();
+    tasks.spawn("node status", node::keep_status(agent.clone(), registered, version, nodes, healthy));
     tasks.spawn("service proxy", wiring::proxy(agent.clone(), feeds.clone()));
     tasks.spawn("cluster DNS", wiring::dns(agent.clone(), feeds.clone()));
     tasks.spawn("load balancer", wiring::load_balancer(agent.clone(), feeds));

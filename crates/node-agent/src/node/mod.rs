@@ -6,6 +6,7 @@ mod object;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Informer;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
@@ -14,7 +15,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use machinery::clock::SharedClock;
 use machinery::names::Random;
 use machinery::retry::{self, Attempt, Backoff};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use machine::{Machine, VERSION, meminfo};
 pub(crate) use object::Health;
@@ -99,14 +100,23 @@ pub(crate) async fn runtime_version(runtime: &dyn runtime::Runtime) -> anyhow::R
     Ok(format!("{name}://{version}"))
 }
 
-/// Keeps the node's status current until the agent ends. `health` is sent as soon as it changes.
+/// Keeps the node's status current until the agent ends. `health` is sent as soon as it changes, and what the API
+/// says otherwise in `nodes` is corrected: a node whose lease was late is marked as unknown there.
 pub(crate) async fn keep_status(
     agent: Arc<Agent>,
     registered: Node,
     runtime: String,
+    nodes: Informer<Node>,
     mut health: watch::Receiver<Health>,
 ) {
     let api = Api::<Node>::all(agent.client.clone());
+    let doubt = Arc::new(Notify::new());
+    let (bell, own) = (doubt.clone(), agent.config.node_name.clone());
+    nodes.observe(move |delta| {
+        if delta.object().metadata.name.as_ref() == Some(&own) {
+            bell.notify_one();
+        }
+    });
     let mut known = registered.status.unwrap_or_default();
     let mut sent_at = None;
     let mut failures = 0;
@@ -124,6 +134,12 @@ pub(crate) async fn keep_status(
             }
         };
         let current = health.borrow_and_update().clone();
+        let node = nodes.find("", &agent.config.node_name);
+        if let Some(told) = node.and_then(|node| node.status.clone())
+            && object::readiness(&told) != object::readiness(&known)
+        {
+            known = told;
+        }
         let wanted =
             object::status(&agent.config, &agent.machine, &runtime, &current, images, Some(&known), now);
         let stale =
@@ -145,6 +161,7 @@ pub(crate) async fn keep_status(
         }
         tokio::select! {
             () = agent.clock.after(wait) => {}
+            () = doubt.notified() => {}
             changed = health.changed() => if changed.is_err() { return },
         }
     }

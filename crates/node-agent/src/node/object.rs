@@ -139,6 +139,12 @@ fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<
     .collect()
 }
 
+/// Returns what a status says of the node's readiness: `True`, `False` or `Unknown`.
+pub(crate) fn readiness(status: &NodeStatus) -> Option<&str> {
+    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    ready.map(|condition| condition.status.as_str())
+}
+
 /// Returns whether two statuses say the same, heartbeats aside.
 pub(crate) fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
     let still = |status: &NodeStatus| {

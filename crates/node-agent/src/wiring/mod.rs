@@ -50,6 +50,11 @@ impl Feeds {
             namespaces: informers.of(),
         }
     }
+
+    /// Returns the nodes of the cluster.
+    pub(crate) fn nodes(&self) -> Informer<Node> {
+        self.nodes.clone()
+    }
 }
 
 /// Returns a bell that rings whenever one of `informer`'s objects changes.
