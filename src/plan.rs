@@ -52,9 +52,12 @@ pub(crate) struct Image {
     /// Its SHA-256, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) checksum: Option<String>,
-    /// Its detached signature: a path or URL.
+    /// Its detached signature: a path or URL. It is there together with the keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) signature: Option<String>,
+    /// The file with the keys that may have made the signature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signing_keys: Option<PathBuf>,
     /// The name under which QEMU's firmware hands over the Ignition configuration.
     pub(crate) firmware: &'static str,
 }
@@ -215,7 +218,7 @@ pub(crate) fn plan(spec: &ClusterSpec) -> Plan {
 /// Returns where the disks come from: what the spec names, or the release that Flatcar publishes. (The checker
 /// asks for a box or image of Fedora CoreOS.)
 fn image(os: &Os, provider: ProviderKind) -> Image {
-    let Os { flavor, channel, version, vagrant_box, box_url, image, checksum, signature } = os;
+    let Os { flavor, channel, version, vagrant_box, box_url, image, checksum, signature, signing_keys } = os;
     let version = version.as_deref().unwrap_or("current");
     let release = |file: &str| match flavor {
         Flavor::Flatcar => {
@@ -236,12 +239,11 @@ fn image(os: &Os, provider: ProviderKind) -> Image {
         (_, _, Some(image)) => (None, Some(image.clone())),
         (_, _, None) => (None, release("flatcar_production_qemu_image.img")),
     };
-    // Flatcar signs what it publishes, and a channel's newest release has no checksum that a spec could name.
-    let signature = signature.clone().or_else(|| {
-        let published = provider == ProviderKind::Qemu && image.is_none();
-        source.as_ref().filter(|_| published).map(|source| format!("{source}.sig"))
-    });
-    Image { vagrant_box, source, checksum: checksum.clone(), signature, firmware }
+    // Both publishers have an image's signature beside it.
+    let beside = || source.as_ref().map(|source| format!("{source}.sig"));
+    let signature = signing_keys.as_ref().and_then(|_| signature.clone().or_else(beside));
+    let signing_keys = signing_keys.clone();
+    Image { vagrant_box, source, checksum: checksum.clone(), signature, signing_keys, firmware }
 }
 
 fn members(spec: &ClusterSpec, role: Role, group: &Machines) -> impl Iterator<Item = Machine> {
@@ -428,7 +430,10 @@ mod tests {
 
     #[test]
     fn virtual_machines_have_two_cards_a_disk_a_key_and_an_image() {
-        insta::assert_json_snapshot!("qemu", plan_of("provider: qemu\nworkers: { count: 2 }"));
+        insta::assert_json_snapshot!(
+            "qemu",
+            plan_of("provider: qemu\nworkers: { count: 2 }\nos: { signingKeys: flatcar.asc }")
+        );
         insta::assert_json_snapshot!(
             "vagrant",
             plan_of(

@@ -52,10 +52,11 @@ fn describe(plan: &Plan) -> String {
     line("balancers", format!("{} to {}", network.load_balancers.0, network.load_balancers.1));
     line("engine", plan.spec.runtime.name().into());
     if let (Some(image), Some(os)) = (&plan.image, &plan.spec.os) {
-        let Image { vagrant_box, source, checksum, signature, firmware: _ } = image;
+        let Image { vagrant_box, source, checksum, signature, signing_keys, firmware: _ } = image;
         let names = [vagrant_box, source].into_iter().flatten().cloned().collect::<Vec<_>>().join(" from ");
         line("image", format!("{} {names}", os.flavor.name()));
-        let proofs = [("SHA-256", checksum), ("signature", signature)];
+        let keys = signing_keys.as_ref().map(|keys| keys.display().to_string());
+        let proofs = [("SHA-256", checksum), ("signature", signature), ("by keys of", &keys)];
         for (name, proof) in proofs.into_iter().filter_map(|(name, proof)| Some((name, proof.as_ref()?))) {
             line("", format!("{name} {proof}"));
         }
@@ -135,7 +136,10 @@ mod tests {
     fn the_plan_is_shown_as_recorded() {
         for (name, text) in [
             ("local", ""),
-            ("qemu", "provider: qemu\nworkers: { count: 2, memory: 1536Mi }"),
+            (
+                "qemu",
+                "provider: qemu\nworkers: { count: 2, memory: 1536Mi }\nos: { signingKeys: /flatcar.asc }",
+            ),
             (
                 "vagrant",
                 "provider: vagrant\nos: { box: own, boxUrl: /own.box }\nignition: /own.yaml\ncertificates: [/ca.pem]",

@@ -119,6 +119,7 @@ pub(crate) struct OsSection {
     pub(super) image: Option<At<String>>,
     pub(super) checksum: Option<At<String>>,
     pub(super) signature: Option<At<String>>,
+    pub(super) signing_keys: Option<At<String>>,
 }
 
 /// How virtual machines are reached.

@@ -64,6 +64,7 @@ impl ClusterSpec {
         self.ignition.iter_mut().for_each(file);
         self.certificates.iter_mut().for_each(file);
         self.ssh.iter_mut().filter_map(|ssh| ssh.private_key.as_mut()).for_each(file);
+        self.os.iter_mut().filter_map(|os| os.signing_keys.as_mut()).for_each(file);
         let sources = self.os.iter_mut().flat_map(|os| [&mut os.image, &mut os.signature, &mut os.box_url]);
         for source in sources.flatten().filter(|source| !source.contains("://")) {
             *source = directory.join(&*source).display().to_string();
@@ -180,9 +181,12 @@ pub(crate) struct Os {
     pub(crate) image: Option<String>,
     /// The image's or box's SHA-256, in hexadecimal.
     pub(crate) checksum: Option<String>,
-    /// The image's detached signature: a path or URL.
+    /// The image's detached OpenPGP signature: a path or URL; `None` is beside the image, with `.sig` appended.
     #[serde(default)]
     pub(crate) signature: Option<String>,
+    /// The file with the keys that may have signed the image; without it no signature is looked at.
+    #[serde(default)]
+    pub(crate) signing_keys: Option<PathBuf>,
 }
 
 /// Which CoreOS.

@@ -27,7 +27,7 @@ network:
   loadBalancers: 10.20.5.1-10.20.5.200
 registries: { mirrors: { docker.io: [\"http://10.20.0.1:5000\", \"https://mirror.example\"] } }
 runtime: builtin
-os: { flavor: fedora-coreos, channel: testing, version: 43.20260801.2.0, image: images/fcos.qcow2, checksum: SUM, signature: \"https://example.org/fcos.sig\" }
+os: { flavor: fedora-coreos, channel: testing, version: 43.20260801.2.0, image: images/fcos.qcow2, checksum: SUM, signature: \"https://example.org/fcos.sig\", signingKeys: fedora.asc }
 ssh: { user: admin, publicKey: KEY me, privateKey: keys/lab }
 ignition: own.yaml
 proxy: { httpProxy: \"http://proxy:3128\", httpsProxy: \"http://user:secret@proxy:3128\", noProxy: [.corp.example, 10.0.0.0/8, \"registry:5000\"] }
@@ -220,6 +220,10 @@ const BAD: &[&str] = &[
     "provider: qemu\nos: { image: \"file://x.img\" }",
     "provider: qemu\nos: { image: \"\" }",
     "provider: qemu\nos: { image: a.img, signature: \"s3://bucket/sig\" }",
+    "provider: qemu\nos: { image: a.img, signature: a.img.sig }",
+    "provider: qemu\nos: { image: \"https://example.org/a.img\" }",
+    "provider: qemu\nos: { signingKeys: \"https://example.org/keys\" }",
+    "provider: vagrant\nos: { signingKeys: keys.asc }",
     "provider: qemu\nos: { image: a.img, checksum: abc }",
     "provider: qemu\nos: { checksum: 0000000000000000000000000000000000000000000000000000000000000000 }",
     "provider: qemu\nssh: { user: \"Core User\" }",

@@ -81,9 +81,10 @@ fn first_place<'a>(places: impl IntoIterator<Item = Option<&'a At<String>>>) -> 
 fn refuse_all(checker: &mut Checker, document: &Document) {
     let Document { os, ssh, ignition, proxy, certificates, .. } = document;
     let os = os.as_ref().map(|section| {
-        let OsSection { flavor, channel, version, vagrant_box, box_url, image, checksum, signature } =
-            section;
-        [flavor, channel, version, vagrant_box, box_url, image, checksum, signature].map(Option::as_ref)
+        let OsSection { flavor, channel, version, vagrant_box, box_url, image, .. } = section;
+        let OsSection { checksum, signature, signing_keys, .. } = section;
+        [flavor, channel, version, vagrant_box, box_url, image, checksum, signature, signing_keys]
+            .map(Option::as_ref)
     });
     let ssh = ssh.as_ref().map(|SshSection { user, public_key, private_key }| {
         [user, public_key, private_key].map(Option::as_ref)
@@ -174,14 +175,15 @@ fn source(checker: &mut Checker, field: &str, at: &At<String>) {
 
 fn check_os(checker: &mut Checker, section: Option<&OsSection>, provider: ProviderKind) -> Os {
     let empty = OsSection::default();
-    let OsSection { flavor, channel, version, vagrant_box, box_url, image, checksum, signature } =
-        section.unwrap_or(&empty);
+    let section = section.unwrap_or(&empty);
+    let OsSection { flavor, channel, version, vagrant_box, box_url, image, .. } = section;
+    let OsSection { checksum, signature, signing_keys, .. } = section;
     let flavor_place = flavor.as_ref().map_or(Place::Default, |at| at.place);
     let flavor = check_flavor(checker, flavor.as_ref());
     check_release(checker, flavor, channel.as_ref(), version.as_ref());
     let foreign = match provider {
-        ProviderKind::Qemu => [("os.box", vagrant_box), ("os.boxUrl", box_url)],
-        _ => [("os.image", image), ("os.signature", signature)],
+        ProviderKind::Qemu => vec![("os.box", vagrant_box), ("os.boxUrl", box_url)],
+        _ => vec![("os.image", image), ("os.signature", signature), ("os.signingKeys", signing_keys)],
     };
     for (field, at) in foreign {
         if let Some(At { place, .. }) = at {
@@ -227,6 +229,19 @@ fn check_os(checker: &mut Checker, section: Option<&OsSection>, provider: Provid
         let named = image.is_some() || box_url.is_some() || version.is_some();
         check_checksum(checker, at, named);
     }
+    let signing_keys = signing_keys.as_ref().and_then(|at| path(checker, "os.signingKeys", at, "keys.asc"));
+    if let (Some(At { place, .. }), None) = (signature, &signing_keys) {
+        let right = "os.signingKeys beside it: the publisher's public keys, in a file";
+        checker.wrong(*place, "os.signature", "a signature proves nothing without the keys to trust", right);
+    }
+    if let Some(At { value, place }) = image
+        && (value.starts_with("http://") || value.starts_with("https://"))
+        && checksum.is_none()
+        && signing_keys.is_none()
+    {
+        let right = "os.checksum, or os.signingKeys, which verify the signature beside it";
+        checker.wrong(*place, "os.image", "an image from the network has to be known by something", right);
+    }
     let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.clone());
     Os {
         flavor,
@@ -237,6 +252,7 @@ fn check_os(checker: &mut Checker, section: Option<&OsSection>, provider: Provid
         image: text(image),
         checksum: checksum.as_ref().map(|at| at.value.to_ascii_lowercase()),
         signature: text(signature),
+        signing_keys,
     }
 }
 
