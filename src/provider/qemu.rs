@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ::qemu::image::{Image, Progress, Transport};
+use ::qemu::image::{Image, Progress, Signature, Transport};
 use ::qemu::{Acceleration, Card, Disk, FirmwareFile, Instance, Link, PowerOff, StartOptions};
 use async_trait::async_trait;
 
@@ -92,11 +92,16 @@ impl<'a> Qemu<'a> {
     async fn image(&self, ui: &Ui) -> Result<PathBuf> {
         let planned = self.plan.image.as_ref().context("the plan has no image")?;
         let source = planned.source.as_deref().context("the plan has no image")?;
+        let signature = match (&planned.signature, &planned.signing_keys) {
+            (Some(signature), Some(keys)) => {
+                Some(Signature { source: signature.parse().map_err(Error::user)?, keys: keys.clone() })
+            }
+            _ => None,
+        };
         let image = Image {
             source: source.parse().map_err(Error::user)?,
             checksum: planned.checksum.as_deref().map(str::parse).transpose().map_err(Error::user)?,
-            // A signature needs the keys that are trusted, which a spec cannot name yet: the checksum decides.
-            signature: None,
+            signature,
         };
         let moved = ui.transfer(IMAGE);
         let progress = |progress: Progress| match progress {
