@@ -1,5 +1,6 @@
 //! Connections that break, and callers that go away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use remote::{Command, Error, File, Remote, Target, Timing};
@@ -151,4 +152,27 @@ async fn dropping_a_connection_that_is_being_made_ends_its_thread() {
     connecting.abort();
     eventually("the thread to end", || (threads("mute") == 0).then_some(()).ok_or_else(|| "it runs".into()))
         .await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_stops_in_the_middle_of_an_upload_is_waited_for() {
+    let sshd = Arc::new(parking_lot::Mutex::new(Sshd::start()));
+    let machine = sshd.lock().root();
+    let path = sshd.lock().at("big");
+    let bytes = noise(32 << 20);
+    let (told, mut progress) = tokio::sync::watch::channel(0);
+    let file = File::new(path.as_str(), bytes.clone()).progress(move |done, _| {
+        told.send_replace(done);
+    });
+    let uploading = tokio::spawn(async move { machine.upload(file).await });
+    progress.wait_for(|done| *done > 4 << 20).await.unwrap();
+    sshd.lock().stop();
+    // While nobody listens, connections are refused: the upload goes on trying.
+    let address = sshd.lock().address;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    assert!(!uploading.is_finished());
+    sshd.lock().launch();
+    let uploaded = uploading.await.unwrap().unwrap();
+    assert!(uploaded.changed);
+    assert!(std::fs::read(&path).unwrap() == bytes);
 }

@@ -207,3 +207,68 @@ async fn reading_is_bounded_and_knows_what_is_missing() {
     assert!(matches!(sshd.user("plain").read("/etc/passwd", 10_000).await, Err(Error::Root { .. })));
     assert!(ssh.read(&sshd.at("home"), 10).await.is_err());
 }
+
+/// The arguments of every process on this machine, which is where the daemon's are, too.
+fn arguments() -> String {
+    let mut all = String::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        if let Ok(arguments) = std::fs::read(process.path().join("cmdline")) {
+            all.push_str(&String::from_utf8_lossy(&arguments));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn contents_are_in_no_argument_list() {
+    let sshd = Sshd::start();
+    let ssh = sshd.user("core");
+    let secret = format!("secret-{}", std::process::id()).repeat(500_000);
+    let seen = Arc::new(parking_lot::Mutex::new(String::new()));
+    let file = File::new(sshd.at("token"), secret.clone()).progress({
+        let (seen, path) = (seen.clone(), sshd.path(""));
+        move |_, _| {
+            // In the middle, when the programs that write it run; the part file is nobody else's to read.
+            let mut seen = seen.lock();
+            if seen.is_empty() {
+                *seen = arguments();
+                for part in names(&path).iter().filter(|name| name.ends_with(".part")) {
+                    assert_eq!(mode(&path.join(part)), 0o600);
+                }
+            }
+        }
+    });
+    ssh.upload(file.mode(0o644)).await.unwrap();
+    let seen = seen.lock();
+    assert!(seen.contains("Puts files in place"), "the shell was not seen: {seen}");
+    assert!(!seen.contains(&secret[..10]));
+}
+
+/// Every shell that may be the far side's /bin/sh.
+#[test]
+fn the_script_is_understood_by_other_shells() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ssh/put/put.sh");
+    for shell in ["dash", "bash", "/bin/busybox sh"] {
+        let mut words = shell.split(' ');
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().display();
+        let sum = "98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4";
+        let told = format!(
+            "2\n{at}/a b/x\n{sum}\n3\n640\n-\n{at}/a b/.x.part\n{at}/y\n{sum}\n3\n600\n0:0\n{at}/.y.part\nput 0\nhi\nput 1\nhi\nend\n"
+        );
+        let mut child = std::process::Command::new(words.next().unwrap())
+            .args(words)
+            .arg(script)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), told.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.ends_with("end\ndone\n"), "{shell}: {said}");
+        assert_eq!(std::fs::read_to_string(directory.path().join("a b/x")).unwrap(), "hi\n");
+        assert_eq!(mode(&directory.path().join("a b/x")), 0o640);
+        assert_eq!(names(directory.path()), ["a b", "y"]);
+    }
+}

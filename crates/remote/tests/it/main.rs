@@ -6,6 +6,7 @@ mod connecting;
 mod faults;
 mod files;
 mod keys;
+mod measure;
 mod sshd;
 mod terminal;
 mod tunnels;

@@ -58,9 +58,7 @@ pub(super) async fn many(ssh: &Ssh, files: &[File]) -> Result<Vec<Uploaded>> {
     for file in files {
         file.check()?;
         let measure = measure(&file.source).await?;
-        let at = file.path.rfind('/').unwrap_or(0);
-        let (directory, name) = (&file.path[..at], &file.path[at + 1..]);
-        let part = format!("{directory}/.{name}.{}.part", &measure.sum[..16]);
+        let part = part_of(&file.path, &measure);
         items.push(Item { file, measure, part });
     }
     for (at, item) in items.iter().enumerate() {
@@ -97,6 +95,15 @@ pub(super) async fn many(ssh: &Ssh, files: &[File]) -> Result<Vec<Uploaded>> {
         }
     }
     Ok(done.into_iter().flatten().collect())
+}
+
+/// Returns where a file is made, beside its place. A big one is found again by its checksum. The checksum of a small
+/// one may give its contents away, if they are a short secret, and file names are in argument lists.
+fn part_of(path: &str, measure: &Measure) -> String {
+    let at = path.rfind('/').unwrap_or(0);
+    let (directory, name) = (&path[..at], &path[at + 1..]);
+    let kind = if measure.size > BIG { &measure.sum[..16] } else { "new" };
+    format!("{directory}/.{name}.{kind}.part")
 }
 
 /// What one upload has cost so far, over all its connections.
@@ -307,4 +314,17 @@ fn changed(item: &Item<'_>) -> Failure {
         "{:?} changed while it was uploaded to {}; the old file is still in place there; upload it again",
         item.file.source, item.file.path
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_of_big_files_is_the_checksum_in_a_name() {
+        let measure = |size| Measure { sum: "0123456789abcdef".repeat(4), size };
+        assert_eq!(part_of("/etc/k/token", &measure(BIG)), "/etc/k/.token.new.part");
+        assert_eq!(part_of("/etc/k/token", &measure(BIG + 1)), "/etc/k/.token.0123456789abcdef.part");
+        assert_eq!(part_of("/x", &measure(0)), "/.x.new.part");
+    }
 }

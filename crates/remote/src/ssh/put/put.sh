@@ -3,7 +3,8 @@
 # 2. It tells what is there, up to "end".
 # 3. It is told what to do: "put I" and the bytes, "set I", "end"; or "stream I BLOCKS METHOD" and the bytes.
 # 4. It says "done" when all is in place, "mismatch" or "short" when what came is not what was announced.
-# Nothing of this is ever in an argument list but paths: those can be read by everybody on the machine.
+# Of this only paths are ever in an argument list, which everybody on the machine can read: no contents, and no
+# checksum but of big files, whose part files are named after it.
 set -u
 umask 077
 LC_ALL=C
@@ -54,7 +55,7 @@ finish() {
     for i in $names; do
         nth "$i"
         printf '%s  %s\n' "$sum" "$part"
-    done | sha256sum --check --status || {
+    done | sha256sum -c >/dev/null 2>&1 || {
         echo mismatch
         exit 0
     }
