@@ -104,6 +104,7 @@ fn took(what: &str, since: Instant) {
 }
 
 #[test]
+#[ignore = "boots machines for a quarter of an hour under software emulation: tests/run --vm"]
 fn qemu_boots_a_cluster_that_survives_halts_and_power_cuts() {
     let image = fixture::image("coreos.qcow2");
     let before = inventory();
@@ -143,6 +144,7 @@ fn qemu_boots_a_cluster_that_survives_halts_and_power_cuts() {
 }
 
 #[test]
+#[ignore = "boots machines for a quarter of an hour under software emulation: tests/run --vm"]
 fn vagrant_with_libvirt_boots_the_same_cluster() {
     let image = fixture::image("coreos.box");
     let libvirt = libvirt::Libvirt::start();
