@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ::qemu::Acceleration;
 use async_trait::async_trait;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
 use super::{Boot, Host, Power, Provider, ssh};
@@ -26,7 +26,7 @@ use crate::ui::Ui;
 const PROGRAM: &str = "vagrant";
 /// Tells the Vagrantfile how libvirt runs machines: by the kernel or by software emulation.
 const DRIVER: &str = "CLUSTER_VIRT_DRIVER";
-/// How long a machine that runs may take to take a connection on this host's own network.
+/// How long a machine that runs may take to greet on this host's own network; one that is slower is asked for.
 const ANSWER: Duration = Duration::from_millis(500);
 /// How many of the last lines that Vagrant said go into an error.
 const LINES: usize = 15;
@@ -59,10 +59,17 @@ impl<'a> Vagrant<'a> {
         Ok(states)
     }
 
-    /// Whether something listens where the machine's SSH daemon does.
+    /// Whether an SSH daemon speaks where the machine has its own. A connection alone says nothing: where the
+    /// machine's network is not there, a gateway may take it for every address.
     async fn answers(&self, machine: &Machine) -> bool {
         let address = SocketAddr::new(machine.address.into(), ssh::PORT);
-        matches!(tokio::time::timeout(ANSWER, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
+        let speaks = async {
+            let mut greeting = [0; 4];
+            let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+            stream.read_exact(&mut greeting).await.ok()?;
+            (greeting == *b"SSH-").then_some(())
+        };
+        matches!(tokio::time::timeout(ANSWER, speaks).await, Ok(Some(())))
     }
 }
 
