@@ -82,8 +82,9 @@ async fn a_commands_streams_are_separate_and_its_input_ends(kit: Kit) {
 async fn a_command_with_a_terminal_has_its_size_and_ends_with_its_code(kit: Kit) {
     let sandbox = kit.sandbox("web").await;
     let id = kit.start(&sandbox, shell("sleep 1000")).await;
+    // The size crosses a stream of its own and may arrive after the input.
     let config = ExecConfig {
-        command: command("tty; read x; stty size; echo got $x; exit 3"),
+        command: command("tty; read x; until stty size | grep 132; do sleep 0.02; done; echo got $x; exit 3"),
         tty: true,
         stdin: true,
     };
