@@ -15,6 +15,8 @@ use crate::body::BodyError;
 use crate::cache::{Event, Forgotten, Object, Watcher};
 use crate::negotiate::Format;
 
+pub(crate) mod socket;
+
 /// How often a client that asked for bookmarks is told how far it is.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// How many events are taken at a time; between two batches other tasks get their turn.
@@ -84,6 +86,8 @@ pub(crate) struct Watch {
     pub(crate) format: Format,
     /// `None` where events are in the right version already.
     pub(crate) convert: Option<Convert>,
+    /// Whether each event is to be a frame of its own.
+    pub(crate) apart: bool,
     pub(crate) bookmarks: bool,
     pub(crate) timeout: Duration,
     /// apiVersion and kind of what is watched, for bookmarks.
@@ -131,7 +135,8 @@ impl Watch {
         futures::stream::unfold(running, move |mut running| async move {
             loop {
                 if let Some(frame) = running.ready.pop_front() {
-                    return Some((Ok(running.gather(frame)), running));
+                    let frame = if running.watch.apart { frame } else { running.gather(frame) };
+                    return Some((Ok(frame), running));
                 }
                 if running.ended {
                     return None;

@@ -16,7 +16,7 @@ use crate::rest::Resource;
 use crate::server::RequestBody;
 
 pub(crate) use endpoint::{Backend, backend};
-pub(crate) use forward::{Dial, Forward, insecure};
+pub(crate) use forward::{Dial, Forward, insecure, wants_upgrade};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use stats::{kinds as metrics_kinds, serve as serve_metrics};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::registry::Kind;
 use api::selector::{FieldSelector, Selector};
 use api::status::Status;
+use futures::StreamExt;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -200,31 +201,36 @@ impl Resource {
                 Ok((initial, watcher))
             }
         };
-        let body = match started {
+        let socket = watch::socket::wanted(&self.call.parts.headers)?;
+        let frames = match started {
             Ok((initial, watcher)) => {
                 let spread = server.random.below(WATCH_AT_LEAST.as_secs());
-                Body::stream(
-                    Watch {
-                        watcher,
-                        initial,
-                        announce: options.send_initial == Some(true),
-                        select: Box::new(move |object| selection.matches(object)),
-                        encoding,
-                        format: view.form.format,
-                        convert: self.convert_events(),
-                        bookmarks: options.bookmarks,
-                        timeout: options.timeout.unwrap_or(WATCH_AT_LEAST + Duration::from_secs(spread)),
-                        type_meta: (self.kind.api_version(), self.kind.kind.to_string()),
-                        clock: server.clock.clone(),
-                    }
-                    .frames(),
-                )
+                Watch {
+                    watcher,
+                    initial,
+                    announce: options.send_initial == Some(true),
+                    select: Box::new(move |object| selection.matches(object)),
+                    encoding,
+                    format: view.form.format,
+                    convert: self.convert_events(),
+                    apart: socket.is_some(),
+                    bookmarks: options.bookmarks,
+                    timeout: options.timeout.unwrap_or(WATCH_AT_LEAST + Duration::from_secs(spread)),
+                    type_meta: (self.kind.api_version(), self.kind.kind.to_string()),
+                    clock: server.clock.clone(),
+                }
+                .frames()
+                .boxed()
             }
             Err(Forgotten { asked, oldest }) => {
-                Body::from(watch::error_frame(&Status::too_old(asked, oldest), view.form.format))
+                let frame = watch::error_frame(&Status::too_old(asked, oldest), view.form.format);
+                futures::stream::once(std::future::ready(Ok(frame))).boxed()
             }
         };
-        let mut response = Response::new(body);
+        if let Some(accept) = socket {
+            return watch::socket::answer(&self.call, accept, frames, view.form.format);
+        }
+        let mut response = Response::new(Body::stream(frames));
         let content_type = match view.form.format {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => "application/json",

@@ -6,7 +6,7 @@ use apiserver::{ApiServer, testing};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use machinery::tasks::Tasks;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) struct Kit {
     pub(crate) server: Arc<ApiServer>,
@@ -81,5 +81,20 @@ impl Kit {
 
     pub(crate) async fn post(&self, uri: &str, body: &Value) -> Answer {
         self.send("POST", uri, &["Content-Type: application/json"], &body.to_string()).await
+    }
+
+    /// Returns an `Authorization` header of a service account that may do everything, for transports that
+    /// bring no user.
+    pub(crate) async fn token(&self) -> String {
+        let accounts = "/api/v1/namespaces/default/serviceaccounts";
+        let account = json!({"metadata": {"name": "writer"}});
+        assert_eq!(self.post(accounts, &account).await.code, 201);
+        let binding = json!({"metadata": {"name": "writer"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "writer", "namespace": "default"}]});
+        let bound = self.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
+        assert_eq!(bound.code, 201, "{}", bound.text);
+        let token = self.post(&format!("{accounts}/writer/token"), &json!({"spec": {"audiences": []}})).await;
+        format!("Bearer {}", token.json()["status"]["token"].as_str().unwrap())
     }
 }

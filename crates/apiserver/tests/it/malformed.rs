@@ -234,16 +234,7 @@ async fn bodies_in_protobuf() {
 #[tokio::test]
 async fn bodies_that_end_too_soon() {
     let kit = kit().await;
-    let account = json!({"metadata": {"name": "writer"}});
-    assert_eq!(kit.post(&format!("{CORE}/serviceaccounts"), &account).await.code, 201);
-    let binding = json!({"metadata": {"name": "writer"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-        "subjects": [{"kind": "ServiceAccount", "name": "writer", "namespace": "default"}]});
-    let bound = kit.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
-    assert_eq!(bound.code, 201, "{}", bound.text);
-    let token =
-        kit.post(&format!("{CORE}/serviceaccounts/writer/token"), &json!({"spec": {"audiences": []}})).await;
-    let token = format!("Bearer {}", token.json()["status"]["token"].as_str().unwrap());
+    let token = kit.token().await;
     for kind in [JSON, YAML, PROTOBUF] {
         let frames = stream::iter([
             Ok(http_body::Frame::data(bytes::Bytes::from_static(b"{\"metadata\":{\"name\":\"a\"}"))),

@@ -164,3 +164,49 @@ async fn no_event_is_lost_doubled_or_out_of_order_under_load() {
     assert!(first.windows(2).all(|pair| pair[0].0 < pair[1].0), "revisions grow");
     assert!(histories.iter().all(|history| history == first), "all watchers see the same history");
 }
+
+#[tokio::test]
+async fn a_watch_comes_over_a_websocket_event_by_event() {
+    let kit = kit().await;
+    let token = kit.token().await;
+    for name in ["a", "b"] {
+        assert_eq!(kit.post(MAPS, &json!({"metadata": {"name": name}})).await.code, 201);
+    }
+    for (accept, text) in [("application/json", true), ("application/vnd.kubernetes.protobuf", false)] {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let service = hyper_util::service::TowerToHyperService::new(kit.server.service());
+        let serve = hyper::server::conn::http1::Builder::new()
+            .serve_connection(hyper_util::rt::TokioIo::new(far), service)
+            .with_upgrades();
+        let serving = tokio::spawn(serve);
+        let request = Request::get(format!("ws://server{MAPS}?watch=true&timeoutSeconds=1"))
+            .header("Host", "server")
+            .header("Authorization", &token)
+            .header("Accept", accept)
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .body(())
+            .unwrap();
+        let (mut socket, response) = tokio_tungstenite::client_async(request, near).await.unwrap();
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let mut names = Vec::new();
+        while let Some(Ok(message)) = socket.next().await {
+            assert!(message.is_close() || message.is_text() == text, "{message:?}");
+            if message.is_text() {
+                let event: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+                names.push(event["object"]["metadata"]["name"].clone());
+            } else if message.is_binary() {
+                let event = message.into_data();
+                let at = event.windows(4).position(|window| window == b"k8s\0").unwrap();
+                let object = api::protobuf::decode(&event[at..]).unwrap();
+                names.push(object["metadata"]["name"].clone());
+            } else {
+                break;
+            }
+        }
+        assert_eq!(names, ["a", "b"], "{accept}");
+        serving.abort();
+    }
+}
