@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use remote::{KeyPair, PrivateKey};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::butane;
-use super::keys::{KeyPair, public_of};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Machine, Plan};
 
@@ -62,11 +62,11 @@ fn authorized(plan: &Plan, directory: &Path) -> Result<Vec<String>> {
     let Some(private) = &ssh.private_key else {
         let login = plan.login.as_ref().context("the plan does not say how machines are reached")?;
         let own = ensure_pair(&directory.join(&login.key))?;
-        return Ok([own.public().to_owned()].into_iter().chain(ssh.public_key.clone()).collect());
+        return Ok([own.public().to_string()].into_iter().chain(ssh.public_key.clone()).collect());
     };
     let text = read(private, "ssh.privateKey")?;
     let within = || format!("reading ssh.privateKey {}", private.display());
-    let public = public_of(&text).map_err(|error| error.within(within()))?;
+    let public = PrivateKey::parse(&text).context(within())?.public().map(ToString::to_string);
     match (public, &ssh.public_key) {
         (Some(public), Some(given)) if words(&public) != words(given) => {
             Err(Error::user(format!("ssh.publicKey is not that of ssh.privateKey {}", private.display()))
@@ -88,10 +88,9 @@ fn words(line: &str) -> Vec<&str> {
 /// Reads a key pair, or makes it. The private half is written last: without it, nothing is there.
 fn ensure_pair(path: &Path) -> Result<KeyPair> {
     match fs_err::read_to_string(path) {
-        Ok(text) => KeyPair::parse(&text).map_err(|error| {
-            let line = format!("remove {} to have a new one made", path.display());
-            error.within(format!("reading {}", path.display())).hint(line)
-        }),
+        Ok(text) => KeyPair::parse(&text)
+            .context(format!("reading {}", path.display()))
+            .map_err(|error| error.hint(format!("remove {} to have a new one made", path.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let pair = KeyPair::generate("")?;
             let writing = || format!("writing {}", path.display());

@@ -12,7 +12,6 @@
 mod butane;
 mod given;
 mod ignition;
-mod keys;
 mod system;
 #[cfg(test)]
 mod tests;

@@ -110,6 +110,19 @@ impl KeyPair {
         Self::from_seed(&seed, comment)
     }
 
+    /// Reads a key pair back from its private file, in OpenSSH's own format.
+    ///
+    /// # Errors
+    /// [`Error::Key`] when it is no private key, needs a passphrase, or does not say its public half.
+    pub fn parse(text: &str) -> Result<Self> {
+        let private = PrivateKey::parse(text)?;
+        let public = private.public.clone().ok_or_else(|| Error::Key {
+            what: "the private key".into(),
+            why: "it does not say its public half: only OpenSSH's own format does".into(),
+        })?;
+        Ok(Self { private, public })
+    }
+
     /// Returns the key pair of this seed, which is the secret itself: the same seed and comment give the same files.
     ///
     /// # Errors
@@ -236,6 +249,8 @@ mod tests {
         assert_eq!(pair.private_text(), KeyPair::from_seed(&[7; 32], "core@lab").unwrap().private_text());
         let read = PrivateKey::parse(pair.private_text()).unwrap();
         assert_eq!(read.public(), Some(pair.public()));
+        let again = KeyPair::parse(pair.private_text()).unwrap();
+        assert_eq!((again.public(), again.private_text()), (pair.public(), pair.private_text()));
         assert_eq!(read.public().unwrap().comment(), "core@lab");
         assert_eq!(pair.public().to_string().parse::<PublicKey>().unwrap(), *pair.public());
         let fingerprint = pair.public().fingerprint();
