@@ -12,6 +12,8 @@ use crate::spec::ClusterSpec;
 const LOCK: &str = "lock";
 const SPEC: &str = "cluster.json";
 const JOURNAL: &str = "journal.json";
+/// There while programs and files of machines are replaced and their units do not run them yet.
+const UNFINISHED: &str = "unfinished";
 
 /// The directory under which every cluster has its own.
 #[derive(Debug, Clone)]
@@ -194,6 +196,20 @@ impl State {
         self.write_json(JOURNAL, &left)
     }
 
+    /// Marks that what machines run from is about to change; returns whether a command that did so was cut short
+    /// before the units ran it. Then they have to be started anew, though nothing differs any more.
+    pub(crate) fn begin_change(&self) -> Result<bool> {
+        let path = self.path(UNFINISHED);
+        let unfinished = path.exists();
+        fs_err::write(&path, "")?;
+        Ok(unfinished)
+    }
+
+    /// Says that all units run what their machines have.
+    pub(crate) fn end_change(&self) -> Result<()> {
+        Ok(fs_err::remove_file(self.path(UNFINISHED))?)
+    }
+
     /// Reads a JSON file of the directory; `None` when it is not there.
     pub(crate) fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.path(name);
@@ -282,6 +298,17 @@ mod tests {
         assert_eq!(Home::resolve(Some(directory.path())).unwrap().list().unwrap(), ["lab"]);
         state.remove(lock).unwrap();
         assert!(!directory.path().exists(), "the last cluster takes the common directory with it");
+    }
+
+    #[test]
+    fn a_change_that_was_cut_short_is_known_until_it_is_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = state(directory.path());
+        let _lock = state.lock().unwrap();
+        assert!(!state.begin_change().unwrap());
+        assert!(state.begin_change().unwrap(), "the one before did not end");
+        state.end_change().unwrap();
+        assert!(!state.begin_change().unwrap());
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub(crate) struct Ui {
 /// What each machine is at.
 #[derive(Debug, Default)]
 struct Machines {
-    /// The phase of each, since when, and its line on a terminal.
-    phases: BTreeMap<String, (String, Instant, Option<ProgressBar>)>,
+    /// The phase of each, and its line on a terminal.
+    phases: BTreeMap<String, (String, Option<ProgressBar>)>,
     /// Keeps the lines below each other.
     board: Option<MultiProgress>,
 }
@@ -84,13 +84,12 @@ impl Ui {
     /// Says what a machine is at: one line a machine on a terminal, one a phase elsewhere.
     pub(crate) fn phase(&self, machine: &str, phase: &str) {
         let Ok(mut machines) = self.machines.lock() else { return };
-        let now = Instant::now();
-        if machines.phases.get(machine).is_some_and(|(known, _, _)| known == phase) {
+        if machines.phases.get(machine).is_some_and(|(known, _)| known == phase) {
             return;
         }
         let terminal = !self.quiet && !self.json() && std::io::stdout().is_terminal();
         let bar = match machines.phases.remove(machine) {
-            Some((_, _, bar)) => bar,
+            Some((_, bar)) => bar,
             None if terminal => {
                 self.replace_spinner(None);
                 let board = machines
@@ -117,13 +116,13 @@ impl Ui {
             None if self.quiet => {}
             None => self.line(&step_line(machine, phase, Some(self.elapsed())).replacen('✓', "•", 1)),
         }
-        machines.phases.insert(machine.to_owned(), (phase.to_owned(), now, bar));
+        machines.phases.insert(machine.to_owned(), (phase.to_owned(), bar));
     }
 
     /// Returns what shows how many bytes of how many a machine's phase has moved. On a terminal only.
     pub(crate) fn transfer(&self, machine: &str) -> impl Fn(u64, u64) + Send + Sync + 'static {
         let line = self.machines.lock().ok().and_then(|machines| {
-            let (phase, _, bar) = machines.phases.get(machine)?;
+            let (phase, bar) = machines.phases.get(machine)?;
             Some((phase.clone(), bar.clone()?))
         });
         move |done, all| {
@@ -135,7 +134,7 @@ impl Ui {
 
     fn forget_machines(&self) {
         if let Ok(mut machines) = self.machines.lock() {
-            for (_, _, bar) in std::mem::take(&mut machines.phases).into_values() {
+            for (_, bar) in std::mem::take(&mut machines.phases).into_values() {
                 if let Some(bar) = bar {
                     bar.finish_and_clear();
                 }

@@ -62,6 +62,7 @@ pub(super) async fn bring(
     };
     ui.done("certificates", &certificate_line(&plan, issued));
 
+    let unfinished = state.begin_change()?;
     ui.begin("machines", "starting");
     let started = provider.boot(&Boot { given: given.as_ref(), executable, ui }).await?;
     let machines: Vec<String> =
@@ -73,7 +74,7 @@ pub(super) async fn bring(
     let installs = plan.machines.iter().map(async |machine| {
         let files = all_files(&plan, machine, &pki, given.as_ref())?;
         let host = provider.reach(machine, deadline, ui).await?;
-        let changed = install(&*host, machine, executable, &files, ui)
+        let changed = install(&*host, machine, executable, &files, unfinished, ui)
             .await
             .map_err(|error| error.within(format!("installing {} ({})", machine.name, machine.address)))?;
         Ok::<_, Error>((host, changed))
@@ -85,6 +86,7 @@ pub(super) async fn bring(
         installed += u32::from(changed);
         hosts.push((machine, host));
     }
+    state.end_change()?;
     let nodes = count(u32::try_from(plan.machines.len()).unwrap_or(u32::MAX), "node");
     ui.done("install", &format!("control-plane and node-agent on {nodes}"));
 
@@ -108,16 +110,18 @@ pub(super) async fn bring(
     Ok(())
 }
 
-/// Brings a machine to what the plan says of it; returns whether anything had to be done.
+/// Brings a machine to what the plan says of it; returns whether anything had to be done. An `unfinished` change may
+/// have left units that run what was there before.
 async fn install(
     host: &dyn Host,
     machine: &Machine,
     executable: &Path,
     files: &[File],
+    unfinished: bool,
     ui: &Ui,
 ) -> Result<bool> {
     let outdated = host.install_executable(executable, ui).await?;
-    let restart = host.write(files).await? || outdated;
+    let restart = host.write(files).await? || outdated || unfinished;
     Ok(host.set_units(&machine.units, restart).await? || restart)
 }
 
@@ -141,7 +145,7 @@ fn one_master(spec: &ClusterSpec) -> Result<()> {
         return Ok(());
     }
     Err(Error::user(format!("{} masters cannot be brought up yet", spec.masters.count))
-        .because("several masters need the etcd store, and this version has only the embedded one")
+        .because("several masters share an etcd, which `up` does not set up yet")
         .hint("use one master"))
 }
 

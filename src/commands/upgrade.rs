@@ -13,8 +13,9 @@ use super::drain::{self, Bare};
 use super::{Session, executable, node, ready, up};
 use crate::cli::Upgrade;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Machine, count};
-use crate::provider::{self, Host};
+use crate::plan::{Machine, Plan, count};
+use crate::provider::{self, Host, Provider};
+use crate::ui::Ui;
 
 /// Runs `cluster upgrade`.
 pub(super) async fn run(session: &Session<'_>, arguments: &Upgrade) -> Result<()> {
@@ -26,10 +27,33 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Upgrade) -> Result<()
     executable::check(program)?;
     let provider = provider::of(&plan, &state)?;
     let client = node::admin(&state).await?;
+    // Where this command is cut short, `up` finds it and starts every unit anew.
+    if state.begin_change()? {
+        return Err(Error::user(format!("an earlier command that changed {} was cut short", plan.spec.name))
+            .hint("run `cluster up`, which completes it, then `cluster upgrade`"));
+    }
+    let outcome = each(&*provider, &plan, &client, program, Duration::from_secs(*wait), ui).await;
+    state.end_change()?;
+    match outcome? {
+        0 => ui.note("nothing to do: every machine has this version"),
+        replaced => ui.note(&format!("{} of {} upgraded", count(replaced, "machine"), plan.machines.len())),
+    }
+    Ok(())
+}
+
+/// Upgrades one machine after the other; returns how many had another executable.
+async fn each(
+    provider: &dyn Provider,
+    plan: &Plan,
+    client: &Client,
+    program: &Path,
+    wait: Duration,
+    ui: &Ui,
+) -> Result<u32> {
     let mut replaced = 0;
     for machine in &plan.machines {
         // The time is for each machine: a cluster of many takes as long as it takes.
-        let deadline = Instant::now() + Duration::from_secs(*wait);
+        let deadline = Instant::now() + wait;
         ui.begin(&machine.name, "comparing");
         let host = provider.reach(machine, deadline, ui).await?;
         if !host.replace_executable(program, ui).await? {
@@ -38,22 +62,22 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Upgrade) -> Result<()
         }
         replaced += 1;
         let node = machine.address.to_string();
-        let was = drain::cordon(&client, &node, true).await?;
+        let was = drain::cordon(client, &node, true).await?;
         let renewed = async {
             // Pods that nothing would make again stay: their containers outlive the agent.
-            drain::evict(&client, &node, Bare::Leave, deadline).await?;
+            drain::evict(client, &node, Bare::Leave, deadline).await?;
             restart(&*host, machine, deadline).await?;
-            alive(&client, &node, deadline).await
+            alive(client, &node, deadline).await
         };
         let outcome = renewed.await;
         if let Err(error) = outcome {
             host.restore_executable()
                 .await
                 .context(format!("taking the upgrade of {} back", machine.name))?;
-            let later = Instant::now() + Duration::from_secs(*wait);
+            let later = Instant::now() + wait;
             restart(&*host, machine, later).await.context("starting the version that was there")?;
-            alive(&client, &node, later).await.context("starting the version that was there")?;
-            drain::cordon(&client, &node, was).await?;
+            alive(client, &node, later).await.context("starting the version that was there")?;
+            drain::cordon(client, &node, was).await?;
             return Err(error
                 .within(format!(
                     "{} did not come up with the new version and has the old one again",
@@ -61,15 +85,10 @@ pub(super) async fn run(session: &Session<'_>, arguments: &Upgrade) -> Result<()
                 ))
                 .hint("machines before it keep the new version; `cluster upgrade` goes on with the rest"));
         }
-        drain::cordon(&client, &node, was).await?;
+        drain::cordon(client, &node, was).await?;
         ui.done_timed(&machine.name, "runs the new version");
     }
-    if replaced == 0 {
-        ui.note("nothing to do: every machine has this version");
-    } else {
-        ui.note(&format!("{} of {} upgraded", count(replaced, "machine"), plan.machines.len()));
-    }
-    Ok(())
+    Ok(replaced)
 }
 
 /// Starts every unit of a machine anew and waits until they are ready.

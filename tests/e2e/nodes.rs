@@ -48,6 +48,15 @@ fn workers_come_and_go_while_the_cluster_runs() {
     kubectl(&lab, "wait --for=condition=Ready node/172.18.40.203 --timeout=60s").ok();
     let again = lab.cluster(&["up"]);
     assert!(again.ok().contains("nothing to do"), "{}", again.text);
+
+    // What a command leaves that was killed after it had replaced files and before units ran them.
+    let agent = || lab.cluster(&["ssh", "w2", "--", "pidof", "-s", "node-agent"]).ok().trim().to_owned();
+    let before = agent();
+    std::fs::write(lab.path().join("state/nodes/unfinished"), "").unwrap();
+    lab.cluster(&["up"]).ok();
+    assert_ne!(agent(), before, "units are started anew");
+    let again = lab.cluster(&["up"]);
+    assert!(again.ok().contains("nothing to do"), "{}", again.text);
 }
 
 #[test]

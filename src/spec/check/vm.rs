@@ -3,8 +3,6 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 use url::Url;
 
@@ -323,7 +321,7 @@ fn check_ssh(checker: &mut Checker, section: Option<&SshSection>) -> Ssh {
         }
     }
     if let Some(At { value, place }) = public_key
-        && !is_public_key(value)
+        && value.parse::<remote::PublicKey>().is_err()
     {
         let right = "a line such as ssh-ed25519 AAAA… name";
         checker.wrong(*place, "ssh.publicKey", "it is not an OpenSSH public key", right);
@@ -333,20 +331,6 @@ fn check_ssh(checker: &mut Checker, section: Option<&SshSection>) -> Ssh {
         public_key: public_key.as_ref().map(|at| at.value.trim().to_owned()),
         private_key: private_key.as_ref().and_then(|at| path(checker, "ssh.privateKey", at, "keys/lab")),
     }
-}
-
-/// Returns whether `line` is a key as `authorized_keys` has it: a type, and a blob that begins with that type
-/// (RFC 4253, section 6.6).
-fn is_public_key(line: &str) -> bool {
-    let mut words = line.trim().splitn(3, ' ');
-    let (Some(kind), Some(blob)) = (words.next(), words.next()) else { return false };
-    let Ok(blob) = STANDARD.decode(blob) else { return false };
-    let Some((length, rest)) = blob.split_first_chunk::<4>() else { return false };
-    let length = u32::from_be_bytes(*length) as usize;
-    !line.trim().contains(['\n', '\r'])
-        && ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|start| kind.starts_with(start))
-        && rest.get(..length) == Some(kind.as_bytes())
-        && rest.len() > length
 }
 
 fn check_proxy(checker: &mut Checker, section: &ProxySection) -> Proxy {
