@@ -1,6 +1,6 @@
 //! The thread of a connection: the only one that touches its libssh2 session.
 //!
-//! The session is non-blocking. One loop moves every channel as far as it goes and then sleeps until the socket or
+//! Only one connection of the process is inside libssh2 at a time ([`TURN`]). The session is non-blocking. One loop moves every channel as far as it goes and then sleeps until the socket or
 //! a future has something for it. libssh2 has one rule that shapes this: when a packet is half sent, only the same
 //! call may go on, so [`Wire::settle`] stays with it until the packet is out.
 
@@ -11,11 +11,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, ErrorCode, Session};
 
 use super::channel::{Kind, Shared};
 use super::lane::{Lane, Move};
+
+/// Held by whichever connection is inside libssh2. OpenSSL's own build leaves out its locks when it is told `-static`,
+/// as it is for an executable that needs no libc ("-static" disables "threads" in its Configure): two threads in it at
+/// once corrupt what it keeps for the whole process. A connection holds the turn for all but its sleeps.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// libssh2's code for "not now".
 const EAGAIN: i32 = -37;
@@ -90,6 +96,8 @@ pub(super) struct Wire {
     pub(super) patience: Patience,
     /// When the far side last gave a sign of life.
     heard: Instant,
+    /// The last field: it is given up after the session is freed.
+    turn: MutexGuard<'static, ()>,
 }
 
 impl Wire {
@@ -105,10 +113,11 @@ impl Wire {
         stream.set_nodelay(true).map_err(text)?;
         bell.set_nonblocking(true).map_err(text)?;
         let socket = stream.try_clone().map_err(text)?;
+        let turn = TURN.lock();
         let mut session = Session::new().map_err(|error| error.to_string())?;
         session.set_tcp_stream(stream);
         session.set_blocking(false);
-        Ok(Self { session, socket, bell, shared, patience, heard: Instant::now() })
+        Ok(Self { session, socket, bell, shared, patience, heard: Instant::now(), turn })
     }
 
     /// Calls `call`, and again as long as it has a packet half sent. `None`: it waits for the far side.
@@ -171,7 +180,7 @@ impl Wire {
             PollFd::from_borrowed_fd(self.socket.as_fd(), interest),
             PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
         ];
-        match poll(&mut ready, Some(&limit)) {
+        match MutexGuard::unlocked(&mut self.turn, || poll(&mut ready, Some(&limit))) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Fault::Broken(format!("waiting for its socket: {error}"))),
         }
@@ -231,6 +240,8 @@ enum Opening {
 pub(super) fn serve(mut wire: Wire) -> String {
     let mut channels = Channels::default();
     loop {
+        // A large upload does not sleep: others get their turn in between.
+        MutexGuard::bump(&mut wire.turn);
         match channels.turn(&mut wire) {
             Ok(()) => {}
             Err(fault) => {
