@@ -1,14 +1,18 @@
 //! An sshd of a test's own: its keys, its users, its view of the file system. Nothing of it is left behind.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use machinery::clock::SystemClock;
 use machinery::names::Random;
 use machinery::retry::{Attempt, Backoff, until};
 use remote::{HostKey, KeyPair, Ssh, Target, Timing};
+
+/// How many daemons were started by this process.
+static STARTED: AtomicU16 = AtomicU16::new(1);
 
 /// An SSH daemon with a mount namespace, in which there is a user `core` with sudo and another, `plain`, without, a
 /// small file system at `small/` in its directory, and a read-only /usr.
@@ -36,16 +40,13 @@ impl Sshd {
         let directory = tempfile::Builder::new().prefix("sshd-").tempdir().unwrap();
         // The user core must get through.
         set_mode(directory.path(), 0o755);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // An address of its own: a free port of one address may be given to another test before sshd has taken it.
+        let number = STARTED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let ip = Ipv4Addr::new(127, 91, number[0], number[1]);
+        let address = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
         let user_key = KeyPair::generate("user").unwrap();
         let host_key = KeyPair::generate("host").unwrap();
-        let sshd = Self {
-            process: None,
-            directory,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            user_key,
-            host_key,
-        };
+        let sshd = Self { process: None, directory, address, user_key, host_key };
         let write = |name: &str, text: &str, mode: u32| {
             let path = sshd.path(name);
             std::fs::write(&path, text).unwrap();
@@ -72,7 +73,7 @@ impl Sshd {
         write(
             "config",
             &format!(
-                "ListenAddress 127.0.0.1:{port}\nHostKey {at}/host_key\nAuthorizedKeysFile {at}/authorized_keys\n\
+                "ListenAddress {address}\nHostKey {at}/host_key\nAuthorizedKeysFile {at}/authorized_keys\n\
                  PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n\
                  KbdInteractiveAuthentication no\nMaxStartups 100\nLogLevel VERBOSE\n"
             ),
