@@ -65,7 +65,9 @@ pub(super) fn container(found: &cri::ContainerStatus, info: Option<&str>) -> Opt
         state,
         created_at: time(found.created_at).unwrap_or_default(),
         started_at: time(found.started_at),
-        finished_at: time(found.finished_at),
+        // containerd notes the start after the call that makes it, and the end by the kernel's clock of the shim: a
+        // short life may seem to end before it began.
+        finished_at: time(found.finished_at).map(|end| end.max(time(found.started_at).unwrap_or(end))),
         exit_code: found.exit_code,
         pid: info.filter(|_| state == ContainerState::Running).and_then(pid),
         reason: found.reason.clone(),
@@ -139,6 +141,10 @@ mod tests {
         assert_eq!(status.created_at.as_second(), 1);
         assert_eq!(status.message, "no such file");
         assert!(status.annotations.is_empty());
+
+        let short = cri::ContainerStatus { started_at: 3_000_000_000, finished_at: 2_000_000_000, ..found };
+        let (status, _) = container(&short, None).unwrap();
+        assert_eq!(status.finished_at, status.started_at, "no container ends before it began");
     }
 
     #[test]
