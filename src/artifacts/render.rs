@@ -7,9 +7,10 @@ use tera::{Kwargs, State, TeraResult, Value};
 use crate::error::{Context, Error, Result};
 
 /// The templates, by the name that [`render`] takes.
-const TEMPLATES: [(&str, &str); 18] = [
+const TEMPLATES: [(&str, &str); 19] = [
     ("kubeconfig.yaml", include_str!("../../templates/kubeconfig.yaml.tera")),
     ("unit.service", include_str!("../../templates/unit.service.tera")),
+    ("pods.service", include_str!("../../templates/pods.service.tera")),
     ("trust.service", include_str!("../../templates/trust.service.tera")),
     ("Vagrantfile", include_str!("../../templates/Vagrantfile.tera")),
     ("machine.yaml", include_str!("../../ignition/machine.yaml.tera")),

@@ -21,6 +21,11 @@ fn pods_have_terminals_and_loaded_images_and_reach_the_outside() {
     let terminal = shell(&lab, "script -qec 'kubectl exec -it box -- busybox tty' /dev/null < /dev/null");
     assert!(terminal.ok().contains("/dev/pts/0"), "{}", terminal.text);
 
+    // What a machine runs that shuts down. This one goes on, so that its agent starts the container again.
+    lab.cluster(&["ssh", "w1", "--", "/opt/bin/node-agent", "--end-pods"]).ok();
+    let restarted = "'--for=jsonpath={.status.containerStatuses[0].restartCount}=1'";
+    shell(&lab, &format!("kubectl wait {restarted} pod/box --timeout=30s")).ok();
+
     // The other lab's machine plays the outside world: it has no route to pods, and sees who asks.
     let serve = "exec python3 -u -m http.server 8099 2>/tmp/asked";
     let mut server = outside.start(&["ssh", "w1", "--", "sh", "-c", serve]);

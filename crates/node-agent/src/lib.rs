@@ -9,6 +9,8 @@ mod agent;
 mod collect;
 mod config;
 #[cfg(target_os = "linux")]
+mod end;
+#[cfg(target_os = "linux")]
 mod http;
 #[cfg(target_os = "linux")]
 mod kubelet;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::collect;
 use crate::config::{Config, RuntimeChoice};
+use crate::end;
 use crate::kubelet;
 use crate::node::{self, Health, Machine};
 use crate::objects::Objects;
@@ -32,6 +33,9 @@ struct Arguments {
     /// The configuration file
     #[arg(long, default_value = "/etc/kubernetes/node-agent.yaml", env = "NODE_AGENT_CONFIG")]
     config: PathBuf,
+    /// Ends every container of this node and returns: for a machine that shuts down
+    #[arg(long)]
+    end_pods: bool,
 }
 
 /// The program: reads its arguments and configuration, and runs until it is told to end.
@@ -41,7 +45,7 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    let Arguments { config } = match Arguments::try_parse_from(arguments) {
+    let Arguments { config, end_pods } = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             let code = if error.use_stderr() { 2 } else { 0 };
@@ -52,7 +56,7 @@ where
     };
     // The client library calls each refused connection an error; whoever asked says so better.
     machinery::log::init("info");
-    match start(&config) {
+    match start(&config, end_pods) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -61,7 +65,7 @@ where
     }
 }
 
-fn start(path: &Path) -> anyhow::Result<()> {
+fn start(path: &Path, end_pods: bool) -> anyhow::Result<()> {
     let text = fs_err::read_to_string(path).context("reading the configuration")?;
     let config: Config = serde_yaml::from_str(&text)
         .with_context(|| format!("reading the configuration {}", path.display()))?;
@@ -72,10 +76,14 @@ fn start(path: &Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the threads")?;
+    let (clock, random) = (machinery::clock::system(), Random::from_os());
     runtime.block_on(async {
+        if end_pods {
+            return end::end_pods(&config, &clock, &random).await;
+        }
         let ended = machinery::service::asked_to_end();
         tokio::select! {
-            outcome = run(config, machinery::clock::system(), Random::from_os()) => outcome,
+            outcome = run(config, clock, random) => outcome,
             signal = ended => {
                 let signal = signal.context("waiting for a signal")?;
                 tracing::info!(signal, "ending; pods keep running");
@@ -141,7 +149,8 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     }
 }
 
-async fn open_runtime(
+/// Opens the engine that the configuration names.
+pub(crate) async fn open_runtime(
     config: &Config,
     network: NodeNetwork,
     clock: &SharedClock,

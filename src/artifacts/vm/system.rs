@@ -17,6 +17,9 @@ const UNITS: &str = "/etc/systemd/system";
 /// The unit that makes the system trust the spec's certificates.
 const TRUST: &str = "cluster-trust";
 
+/// The unit that ends pods when the machine shuts down.
+const PODS: &str = "node-pods";
+
 /// What the operating system of a machine needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct System {
@@ -138,6 +141,12 @@ pub(crate) fn system(plan: &Plan, machine: &Machine, given: &Given) -> Result<Sy
             plain.push(File::public(format!("{directory}/cluster-{}.pem", index + 1), certificate.clone()));
         }
     }
+    units.push(SystemUnit {
+        name: format!("{PODS}.service"),
+        enabled: false,
+        contents: Some(pods_service(machine, cri)?),
+        dropins: Vec::new(),
+    });
     for unit in &machine.units {
         let mut dropins = Vec::new();
         if is_agent(unit) && plan.spec.proxy.is_some() {
@@ -193,6 +202,15 @@ fn trust_service(flavor: Flavor) -> Result<String> {
     render::render("trust.service", &values)
 }
 
+fn pods_service(machine: &Machine, cri: bool) -> Result<String> {
+    let agent = machine.units.iter().find(|unit| is_agent(unit)).context("the machine has no node agent")?;
+    let mut values = tera::Context::new();
+    values.insert("documentation", DOCUMENTATION);
+    values.insert("cri", &cri);
+    values.insert("command", &format!("{} --end-pods", agent.command.join(" ")));
+    render::render("pods.service", &values)
+}
+
 /// Returns the systemd unit that runs a unit of the plan.
 fn service(plan: &Plan, unit: &Unit, given: &Given) -> Result<String> {
     let agent = is_agent(unit);
@@ -202,6 +220,9 @@ fn service(plan: &Plan, unit: &Unit, given: &Given) -> Result<String> {
     }
     if agent && !given.certificates.is_empty() {
         wants.push(TRUST.into());
+    }
+    if agent {
+        wants.push(PODS.into());
     }
     let mut values = tera::Context::new();
     values.insert("name", &unit.name);
