@@ -60,6 +60,7 @@ impl Host for Systemd {
         let file = remote::File::new(EXECUTABLE, executable)
             .mode(0o755)
             .owner("root", "root")
+            .noted()
             .progress(ui.transfer(&self.machine));
         let changed = self.remote.upload(file).await?.changed;
         let links = NAMES.map(|name| {

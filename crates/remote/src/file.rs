@@ -74,6 +74,7 @@ pub struct File {
     pub(crate) mode: u32,
     pub(crate) owner: Option<(String, String)>,
     pub(crate) root: bool,
+    pub(crate) noted: bool,
     pub(crate) progress: Option<Progress>,
 }
 
@@ -86,6 +87,7 @@ impl File {
             mode: 0o600,
             owner: None,
             root: true,
+            noted: false,
             progress: None,
         }
     }
@@ -108,6 +110,14 @@ impl File {
     #[must_use]
     pub fn as_user(mut self) -> Self {
         self.root = false;
+        self
+    }
+
+    /// Notes its checksum beside it, as `.NAME.sum`, for the next upload to believe while inode, size and time of
+    /// change are the same: for a big file that stays, which would take seconds to read where a processor is emulated.
+    #[must_use]
+    pub fn noted(mut self) -> Self {
+        self.noted = true;
         self
     }
 

@@ -52,6 +52,36 @@ async fn a_file_is_sent_once_and_then_left_alone() {
 }
 
 #[tokio::test]
+async fn a_noted_checksum_is_believed_for_the_file_that_it_was_noted_for_only() {
+    let sshd = Sshd::start();
+    let ssh = sshd.user("core");
+    let path = sshd.path("bin/program");
+    let file = || File::new(sshd.at("bin/program"), noise(2_000_000)).mode(0o755).noted();
+    assert!(ssh.upload(file()).await.unwrap().changed);
+    let note = sshd.path("bin/.program.sum");
+    assert_eq!(mode(&note), 0o600);
+    assert!(!ssh.upload(file()).await.unwrap().changed);
+    // The note is what is read: another sum in it makes the file another one.
+    let text = std::fs::read_to_string(&note).unwrap();
+    std::fs::write(&note, format!("{}{}", "0".repeat(64), &text[64..])).unwrap();
+    assert!(ssh.upload(file()).await.unwrap().changed);
+    // Whoever writes to the file, copies over it or makes the note unreadable is found out.
+    let whole = std::fs::read(&path).unwrap();
+    let mut broken = whole.clone();
+    broken[1_000_000] ^= 1;
+    std::fs::write(&path, &broken).unwrap();
+    assert!(ssh.upload(file()).await.unwrap().changed);
+    assert!(std::fs::read(&path).unwrap() == whole);
+    for text in ["", "\n", " \n", "nonsense"] {
+        std::fs::write(&note, text).unwrap();
+        assert!(!ssh.upload(file()).await.unwrap().changed, "{text:?}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(ssh.upload(file()).await.unwrap().changed);
+    assert_eq!(names(&sshd.path("bin")), [".program.sum", "program"]);
+}
+
+#[tokio::test]
 async fn many_files_go_in_one_exchange_and_a_second_time_none() {
     let sshd = Sshd::start();
     let ssh = sshd.user("core");
@@ -254,7 +284,7 @@ fn the_script_is_understood_by_other_shells() {
         let at = directory.path().display();
         let sum = "98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4";
         let told = format!(
-            "2\n{at}/a b/x\n{sum}\n3\n640\n-\n{at}/a b/.x.part\n{at}/y\n{sum}\n3\n600\n0:0\n{at}/.y.part\nput 0\nhi\nput 1\nhi\nend\n"
+            "2\n{at}/a b/x\n{sum}\n3\n640\n-\n{at}/a b/.x.part\ntrue\n{at}/y\n{sum}\n3\n600\n0:0\n{at}/.y.part\nfalse\nput 0\nhi\nput 1\nhi\nend\n"
         );
         let mut child = std::process::Command::new(words.next().unwrap())
             .args(words)
@@ -270,5 +300,6 @@ fn the_script_is_understood_by_other_shells() {
         assert_eq!(std::fs::read_to_string(directory.path().join("a b/x")).unwrap(), "hi\n");
         assert_eq!(mode(&directory.path().join("a b/x")), 0o640);
         assert_eq!(names(directory.path()), ["a b", "y"]);
+        assert_eq!(names(&directory.path().join("a b")), [".x.sum", "x"]);
     }
 }

@@ -128,7 +128,7 @@ async fn exchange(
     for item in items {
         let Item { file, measure: Measure { sum, size }, part } = item;
         let owner = file.owner_line();
-        let _ = write!(manifest, "{}\n{sum}\n{size}\n{:o}\n{owner}\n{part}\n", file.path, file.mode);
+        let _ = write!(manifest, "{}\n{sum}\n{size}\n{:o}\n{owner}\n{part}\n{}\n", file.path, file.mode, file.noted);
     }
     talk.say(manifest).await;
     let (there, gzip) = state(&mut talk, items.len()).await?;
@@ -269,6 +269,10 @@ async fn state(talk: &mut Talk<'_>, count: usize) -> Result<(Vec<There>, bool), 
             ["gzip"] => gzip = true,
             ["have", at] => present.push(index(at).ok_or_else(|| talk.confused(&line))?),
             ["sum", at] => summed.push(index(at).ok_or_else(|| talk.confused(&line))?),
+            ["noted", at, sum] => {
+                let at = index(at).ok_or_else(|| talk.confused(&line))?;
+                there[at].sum = Some((*sum).into());
+            }
             ["part", at, size] => {
                 let at = index(at).ok_or_else(|| talk.confused(&line))?;
                 there[at].part = size.parse().map_err(|_| talk.confused(&line))?;

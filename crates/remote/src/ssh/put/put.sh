@@ -1,5 +1,6 @@
 # Puts files in place, told by whoever holds the other ends of its streams. POSIX shell and coreutils only.
-# 1. It is told how many files, and six lines for each: path, SHA-256, size, mode, owner:group or -, part file.
+# 1. It is told how many files, and seven lines for each: path, SHA-256, size, mode, owner:group or -, part file, and
+#    whether the checksum is noted beside it.
 # 2. It tells what is there, up to "end".
 # 3. It is told what to do: "put I" and the bytes, "set I", "end"; or "stream I BLOCKS METHOD" and the bytes.
 # 4. It says "done" when all is in place, "mismatch" or "short" when what came is not what was announced.
@@ -21,7 +22,7 @@ fail() {
 
 # Sets the variables of file $1.
 nth() {
-    eval "path=\$path_$1 sum=\$sum_$1 size=\$size_$1 mode=\$mode_$1 owner=\$owner_$1 part=\$part_$1"
+    eval "path=\$path_$1 sum=\$sum_$1 size=\$size_$1 mode=\$mode_$1 owner=\$owner_$1 part=\$part_$1 noted=\$noted_$1"
     directory=${path%/*}
     directory=${directory:-/}
 }
@@ -49,6 +50,31 @@ flush() {
     sync -- "$@" 2>/dev/null || sync
 }
 
+# Tells which file $1 is, and which state of it: whoever writes to it changes this.
+identity() {
+    stat -c '%i %s %y' -- "$1" 2>/dev/null
+}
+
+# Notes the checksum of a part beside its place. It holds for this very file in this very state only.
+note() {
+    [ "$noted" = true ] || return 0
+    rm -f -- "$directory/.${path##*/}.sum"
+    (set -C && printf '%s %s\n' "$sum" "$(identity "$part")" >"$directory/.${path##*/}.sum") || exit 1
+}
+
+# Sets `known` to the checksum that was noted for the file that is there now, or to nothing.
+recall() {
+    known=
+    [ "$noted" = true ] || return 0
+    file="$directory/.${path##*/}.sum"
+    [ -f "$file" ] && [ ! -L "$file" ] && [ -O "$file" ] || return 0
+    IFS= read -r known <"$file" || known=
+    case "$known" in
+    *" $(identity "$path")") known=${known%% *} ;;
+    *) known= ;;
+    esac
+}
+
 # Checks the parts in $names and gives them their places.
 finish() {
     [ -n "$names" ] || return 0
@@ -69,6 +95,7 @@ finish() {
     set --
     for i in $names; do
         nth "$i"
+        note
         mv -fT -- "$part" "$path" || exit 1
         set -- "$@" "$directory"
         # Where files have labels, the one of the part file's name need not be right.
@@ -84,7 +111,7 @@ i=0
 have=
 set --
 while [ "$i" -lt "$count" ]; do
-    for name in path sum size mode owner part; do
+    for name in path sum size mode owner part noted; do
         IFS= read -r "${name}_$i" || exit 1
     done
     nth "$i"
@@ -110,8 +137,13 @@ if [ $# -gt 0 ]; then
         all=${all#*"$newline"}
         # A file of another size is another file: that is cheaper to know than its sum.
         if [ "${line%% *}" = "$size" ]; then
-            set -- "$@" "$path"
-            echo "sum $i"
+            recall
+            if [ -n "$known" ]; then
+                echo "noted $i $known"
+            else
+                set -- "$@" "$path"
+                echo "sum $i"
+            fi
         fi
     done
     [ $# -eq 0 ] || sha256sum -- "$@" || exit 1
