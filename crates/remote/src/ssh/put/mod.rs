@@ -128,7 +128,11 @@ async fn exchange(
     for item in items {
         let Item { file, measure: Measure { sum, size }, part } = item;
         let owner = file.owner_line();
-        let _ = write!(manifest, "{}\n{sum}\n{size}\n{:o}\n{owner}\n{part}\n{}\n", file.path, file.mode, file.noted);
+        let _ = write!(
+            manifest,
+            "{}\n{sum}\n{size}\n{:o}\n{owner}\n{part}\n{}\n",
+            file.path, file.mode, file.noted
+        );
     }
     talk.say(manifest).await;
     let (there, gzip) = state(&mut talk, items.len()).await?;
