@@ -55,6 +55,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: Node,
     },
+    /// Add masters to a cluster that runs, take them out, or put new ones in their places
+    Master {
+        #[command(subcommand)]
+        action: Master,
+    },
     /// Show the machines, their units and nodes
     Status,
     /// Run a command on a machine, or a shell
@@ -165,6 +170,36 @@ pub(crate) enum Node {
         /// How many seconds its pods may take to be gone
         #[arg(long, default_value_t = 120, value_name = "SECONDS")]
         wait: u64,
+    },
+}
+
+/// Change the masters of a cluster that runs
+#[derive(Debug, Subcommand)]
+pub(crate) enum Master {
+    /// Add one master
+    Add {
+        #[command(flatten)]
+        up: Completion,
+    },
+    /// Take a master away, whether it runs or not
+    Remove {
+        /// The machine, such as m2, or its address
+        machine: String,
+        /// End pods that no controller makes again
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        up: Completion,
+    },
+    /// Take a master away and add another one
+    Replace {
+        /// The machine, such as m2, or its address
+        machine: String,
+        /// End pods that no controller makes again
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        up: Completion,
     },
 }
 

@@ -10,6 +10,13 @@ use crate::spec::{ClusterSpec, Flavor, Machines, Os, ProviderKind};
 
 /// Where a node keeps its certificates and keys.
 pub(crate) const PKI_DIRECTORY: &str = "/etc/kubernetes/pki";
+/// Where a machine has its programs.
+pub(crate) const PROGRAMS: &str = "/opt/bin";
+/// The name of etcd's program and unit.
+pub(crate) const ETCD: &str = "etcd";
+/// Where etcd's members talk to clients, and to each other.
+pub(crate) const ETCD_PORT: u16 = 2379;
+pub(crate) const ETCD_PEER_PORT: u16 = 2380;
 /// The port of the kubelet API.
 pub(crate) const KUBELET_PORT: u16 = 10250;
 /// What a virtual machine has when the spec says nothing: the least that Flatcar's guide boots with, and a disk
@@ -107,6 +114,9 @@ pub(crate) struct Machine {
     /// Labels that the node registers with.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
+    /// Programs beside the cluster's own executable that have to be there: names in [`PROGRAMS`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) programs: Vec<String>,
     /// The programs that run on it, in the order in which they start.
     pub(crate) units: Vec<Unit>,
     /// The cluster's own files that it needs beside the executable.
@@ -133,9 +143,21 @@ pub(crate) struct Unit {
     pub(crate) command: Vec<String>,
     /// Units that have to be ready before it is started.
     pub(crate) after: Vec<String>,
+    /// Whether it says by itself when it is ready; else it is as soon as it runs.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub(crate) notifies: bool,
 }
 
-/// A certificate that the cluster's authority signs.
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+/// A certificate that one of the cluster's authorities signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Certificate {
@@ -154,6 +176,46 @@ pub(crate) struct Certificate {
     pub(crate) addresses: Vec<IpAddr>,
     /// Which side of a connection shows it.
     pub(crate) usage: Usage,
+    /// Who signs it.
+    #[serde(skip_serializing_if = "Authority::is_cluster")]
+    pub(crate) authority: Authority,
+}
+
+/// Who signs a certificate. Each is believed for its own purpose alone: a node's certificate opens no store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Authority {
+    /// The cluster's own.
+    Cluster,
+    /// That of API servers in front of aggregated ones.
+    FrontProxy,
+    /// That of etcd's members and clients.
+    Etcd,
+}
+
+impl Authority {
+    /// Returns the name of its files, without `.crt` and `.key`.
+    pub(crate) fn file(self) -> &'static str {
+        match self {
+            Self::Cluster => "ca",
+            Self::FrontProxy => "front-proxy-ca",
+            Self::Etcd => "etcd-ca",
+        }
+    }
+
+    /// Returns the name that it signs with.
+    pub(crate) fn common_name(self) -> &'static str {
+        match self {
+            Self::Cluster => "kubernetes",
+            Self::FrontProxy => "front-proxy-ca",
+            Self::Etcd => "etcd-ca",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+    fn is_cluster(&self) -> bool {
+        *self == Self::Cluster
+    }
 }
 
 /// Which side of a connection shows a certificate.
@@ -164,6 +226,8 @@ pub(crate) enum Usage {
     Server,
     /// The one that connects.
     Client,
+    /// Both: members of etcd connect to each other.
+    Both,
 }
 
 impl Plan {
@@ -174,8 +238,40 @@ impl Plan {
 
     /// Returns the address that the person in front of kubectl uses.
     pub(crate) fn server(&self) -> String {
-        let address = self.masters().next().map_or(self.spec.network.host, |master| master.address);
+        let first = || self.masters().next().map_or(self.spec.network.host, |master| master.address);
+        let address = self.spec.network.api.unwrap_or_else(first);
         format!("https://{address}:{}", self.spec.network.api_port)
+    }
+
+    /// Returns the API servers that a machine's agent asks, in this order: its own first, others from another one
+    /// on for each machine.
+    pub(crate) fn servers(&self, machine: &Machine) -> Vec<String> {
+        let masters: Vec<Ipv4Addr> = self.masters().map(|master| master.address).collect();
+        let own = masters.iter().position(|address| *address == machine.address);
+        let first = own.unwrap_or(machine.index as usize % masters.len().max(1));
+        let (before, after) = masters.split_at(first.min(masters.len()));
+        let port = self.spec.network.api_port;
+        after.iter().chain(before).map(|address| format!("https://{address}:{port}")).collect()
+    }
+
+    /// Returns the members of etcd as a master asks them, the one beside it first.
+    pub(crate) fn etcd_endpoints(&self, machine: &Machine) -> Vec<String> {
+        let Some(etcd) = &self.spec.etcd else { return Vec::new() };
+        let all: Vec<String> = if etcd.endpoints.is_empty() {
+            self.masters().map(|master| format!("https://{}:{ETCD_PORT}", master.address)).collect()
+        } else {
+            etcd.endpoints.clone()
+        };
+        let place = self.masters().position(|master| master.name == machine.name).unwrap_or_default();
+        let mut turned = all;
+        let by = place % turned.len().max(1);
+        turned.rotate_left(by);
+        turned
+    }
+
+    /// Returns whether the tool sets up members of etcd on the masters.
+    pub(crate) fn own_etcd(&self) -> bool {
+        own_etcd(&self.spec)
     }
 
     /// Returns the machine with this short name or address.
@@ -255,8 +351,9 @@ fn members(spec: &ClusterSpec, role: Role, group: &Machines) -> impl Iterator<It
         let address = Ipv4Addr::from(u32::from(group.first_address).saturating_add(index));
         Machine {
             index,
-            files: files(role, &name),
-            units: units(role),
+            files: files(spec, role, &name),
+            programs: if role == Role::Master && own_etcd(spec) { vec![ETCD.into()] } else { Vec::new() },
+            units: units(spec, role),
             mac: mac(spec.provider, address),
             nat_mac: vm.then(|| nat_mac(address)),
             host_key: vm.then(|| PathBuf::from(format!("ssh/{name}_host_ed25519_key"))),
@@ -288,21 +385,40 @@ fn nat_mac(address: Ipv4Addr) -> String {
     format!("56:54:00:{b:02x}:{c:02x}:{d:02x}")
 }
 
-fn units(role: Role) -> Vec<Unit> {
+fn own_etcd(spec: &ClusterSpec) -> bool {
+    spec.etcd.as_ref().is_some_and(|etcd| etcd.endpoints.is_empty())
+}
+
+fn units(spec: &ClusterSpec, role: Role) -> Vec<Unit> {
     let unit = |name: &str, after: &[&str]| Unit {
         name: name.into(),
-        command: vec![format!("/opt/bin/{name}"), "--config".into(), format!("/etc/kubernetes/{name}.yaml")],
+        command: vec![
+            format!("{PROGRAMS}/{name}"),
+            "--config".into(),
+            format!("/etc/kubernetes/{name}.yaml"),
+        ],
         after: after.iter().map(|&unit| unit.to_owned()).collect(),
+        notifies: true,
     };
     match role {
         // The agent needs an API server; on the machine that has one it need not try before that serves.
+        Role::Master if own_etcd(spec) => {
+            let command = vec![
+                format!("{PROGRAMS}/{ETCD}"),
+                "--config-file".into(),
+                "/etc/kubernetes/etcd.yaml".into(),
+            ];
+            // It says that it is ready to systemd alone, and only when others of its cluster are there.
+            let etcd = Unit { name: ETCD.into(), command, after: Vec::new(), notifies: false };
+            vec![etcd, unit("control-plane", &[ETCD]), unit("node-agent", &["control-plane"])]
+        }
         Role::Master => vec![unit("control-plane", &[]), unit("node-agent", &["control-plane"])],
         Role::Worker => vec![unit("node-agent", &[])],
     }
 }
 
 /// Returns the names of a machine's files. The contents are made with the artifacts.
-fn files(role: Role, machine: &str) -> Vec<String> {
+fn files(spec: &ClusterSpec, role: Role, machine: &str) -> Vec<String> {
     let mut files = vec![
         format!("{PKI_DIRECTORY}/ca.crt"),
         format!("{PKI_DIRECTORY}/{machine}-serving.crt"),
@@ -315,9 +431,20 @@ fn files(role: Role, machine: &str) -> Vec<String> {
             ["ca.key", "apiserver.crt", "apiserver.key", "apiserver-kubelet-client.crt"]
                 .iter()
                 .chain(&["apiserver-kubelet-client.key", "service-account.key"])
+                .chain(&["front-proxy-ca.crt", "front-proxy-client.crt", "front-proxy-client.key"])
                 .map(|name| format!("{PKI_DIRECTORY}/{name}")),
         );
         files.push("/etc/kubernetes/control-plane.yaml".into());
+        if spec.etcd.is_some() {
+            files.extend(
+                ["etcd-ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"]
+                    .map(|name| format!("{PKI_DIRECTORY}/{name}")),
+            );
+        }
+        if own_etcd(spec) {
+            files.extend(["crt", "key"].map(|kind| format!("{PKI_DIRECTORY}/{machine}-etcd.{kind}")));
+            files.push("/etc/kubernetes/etcd.yaml".into());
+        }
     }
     files.sort();
     files
@@ -331,9 +458,11 @@ fn certificates(spec: &ClusterSpec, machines: &[Machine]) -> Vec<Certificate> {
         dns_names: Vec::new(),
         addresses: Vec::new(),
         usage: Usage::Client,
+        authority: Authority::Cluster,
     };
     let masters = machines.iter().filter(|machine| machine.role == Role::Master);
     let mut addresses: Vec<IpAddr> = masters.map(|master| master.address.into()).collect();
+    addresses.extend(spec.network.api.map(IpAddr::from));
     addresses.push(api_address(spec).into());
     addresses.push(Ipv4Addr::LOCALHOST.into());
     let domain = &spec.network.domain;
@@ -349,6 +478,7 @@ fn certificates(spec: &ClusterSpec, machines: &[Machine]) -> Vec<Certificate> {
                 .collect(),
             addresses,
             usage: Usage::Server,
+            authority: Authority::Cluster,
         },
         client(
             "apiserver-kubelet-client".into(),
@@ -356,7 +486,28 @@ fn certificates(spec: &ClusterSpec, machines: &[Machine]) -> Vec<Certificate> {
             &["system:masters"],
         ),
         client("admin".into(), "kubernetes-admin".into(), &["system:masters"]),
+        Certificate {
+            authority: Authority::FrontProxy,
+            ..client("front-proxy-client".into(), "front-proxy-client".into(), &[])
+        },
     ];
+    if own_etcd(spec) {
+        all.push(Certificate {
+            authority: Authority::Etcd,
+            ..client("apiserver-etcd-client".into(), "kube-apiserver-etcd-client".into(), &[])
+        });
+        // Both to clients and to the other members; and etcd asks itself over its own gateway.
+        let masters = machines.iter().filter(|machine| machine.role == Role::Master);
+        all.extend(masters.map(|master| Certificate {
+            name: format!("{}-etcd", master.name),
+            common_name: master.name.clone(),
+            organizations: Vec::new(),
+            dns_names: vec!["localhost".into(), master.name.clone()],
+            addresses: vec![master.address.into(), Ipv4Addr::LOCALHOST.into()],
+            usage: Usage::Both,
+            authority: Authority::Etcd,
+        }));
+    }
     for machine in machines {
         let user = format!("system:node:{}", machine.address);
         all.push(client(format!("{}-client", machine.name), user.clone(), &["system:nodes"]));
@@ -367,6 +518,7 @@ fn certificates(spec: &ClusterSpec, machines: &[Machine]) -> Vec<Certificate> {
             dns_names: vec![machine.name.clone(), machine.address.to_string()],
             addresses: vec![machine.address.into(), Ipv4Addr::LOCALHOST.into()],
             usage: Usage::Server,
+            authority: Authority::Cluster,
         });
     }
     // A name that is an address is no DNS name to verifiers.
@@ -425,7 +577,7 @@ mod tests {
             all,
             ["m1 172.17.4.101", "m2 172.17.4.102", "m3 172.17.4.103", "w1 172.17.4.201", "w2 172.17.4.202"]
         );
-        assert_eq!(plan.certificates.len(), 3 + 2 * 5);
+        assert_eq!(plan.certificates.len(), 4 + 2 * 5 + 1 + 3);
     }
 
     #[test]

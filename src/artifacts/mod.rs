@@ -1,6 +1,7 @@
 //! The rendered files of a cluster, from a plan, its certificates and what it is given. Only certificates and keys
 //! are read from the disk and made there, since that is what makes the rest reproducible.
 
+pub(crate) mod etcd;
 pub(crate) mod kubeconfig;
 pub(crate) mod pki;
 pub(crate) mod render;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
-use crate::plan::{KUBELET_PORT, Machine, PKI_DIRECTORY, Plan, Role};
+use crate::plan::{Authority, KUBELET_PORT, Machine, PKI_DIRECTORY, Plan, Role};
 use crate::spec::{ProviderKind, Runtime};
 use pki::Pki;
 
@@ -78,15 +79,13 @@ pub(crate) fn machine_files(plan: &Plan, machine: &Machine, pki: &Pki) -> Result
     let serving = pki.pair(&format!("{}-serving", machine.name))?;
     let client = pki.pair(&format!("{}-client", machine.name))?;
     let directory = PKI_DIRECTORY;
-    let server = match machine.role {
-        Role::Master => format!("https://{}:{}", machine.address, plan.spec.network.api_port),
-        Role::Worker => plan.server(),
-    };
+    let servers = plan.servers(machine);
+    let server = servers.first().context("the plan has no master")?;
     let access = kubeconfig::Access {
         cluster: &plan.spec.name,
         user: &format!("system:node:{}", machine.address),
         context: &plan.spec.name,
-        server: &server,
+        server,
         authority: &pki.authority.certificate,
         certificate: &client.certificate,
         key: &client.key,
@@ -113,6 +112,16 @@ pub(crate) fn machine_files(plan: &Plan, machine: &Machine, pki: &Pki) -> Result
             File::private(format!("{directory}/service-account.key"), pki.service_account_key.clone()),
             File::public("/etc/kubernetes/control-plane.yaml", control_plane_config(plan, machine)?),
         ]);
+        let front_proxy = pki.pair("front-proxy-client")?;
+        files.extend([
+            File::public(
+                format!("{directory}/front-proxy-ca.crt"),
+                pki.certificate_of(Authority::FrontProxy)?.to_owned(),
+            ),
+            File::public(format!("{directory}/front-proxy-client.crt"), front_proxy.certificate.clone()),
+            File::private(format!("{directory}/front-proxy-client.key"), front_proxy.key.clone()),
+        ]);
+        files.extend(etcd::files(plan, machine, pki)?);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
@@ -144,6 +153,7 @@ fn control_plane_config(plan: &Plan, machine: &Machine) -> Result<String> {
         cluster_name: plan.spec.name.clone(),
         advertise_address: IpAddr::V4(machine.address),
         port: network.api_port,
+        shared_address: network.api,
         service_network: network.services,
         dns_address: network.dns,
         cluster_domain: network.domain.clone(),
@@ -152,7 +162,7 @@ fn control_plane_config(plan: &Plan, machine: &Machine) -> Result<String> {
         load_balancer_range: network.load_balancers,
         node_port_range: network.node_ports,
         data_directory: "/var/lib/control-plane".into(),
-        store: control_plane::StoreConfig::Embedded,
+        store: etcd::store(plan, machine),
         pki: control_plane::Pki {
             ca_certificate: pki("ca.crt"),
             ca_key: pki("ca.key"),
@@ -161,6 +171,11 @@ fn control_plane_config(plan: &Plan, machine: &Machine) -> Result<String> {
             kubelet_client_certificate: pki("apiserver-kubelet-client.crt"),
             kubelet_client_key: pki("apiserver-kubelet-client.key"),
             service_account_key: pki("service-account.key"),
+            front_proxy: Some(control_plane::FrontProxy {
+                ca_certificate: pki("front-proxy-ca.crt"),
+                certificate: pki("front-proxy-client.crt"),
+                key: pki("front-proxy-client.key"),
+            }),
         },
     };
     serde_yaml::to_string(&config).context("writing control-plane.yaml")
@@ -173,6 +188,10 @@ fn node_agent_config(plan: &Plan, machine: &Machine) -> Result<String> {
         node_ip: machine.address,
         node_network: network.nodes,
         kubeconfig: "/etc/kubernetes/node-agent.kubeconfig".into(),
+        servers: match plan.servers(machine) {
+            servers if servers.len() > 1 => servers,
+            _ => Vec::new(),
+        },
         // The master's role label is given by a controller: nodes may not give it to themselves.
         labels: machine.labels.clone(),
         unschedulable: machine.role == Role::Master,
@@ -212,11 +231,16 @@ mod tests {
 
     #[test]
     fn machines_get_exactly_the_files_of_the_plan_and_keys_are_private() {
-        let plan = crate::plan::plan(&check(&Document::default()).unwrap());
+        for spec in ["", "masters: { count: 3 }", "etcd: {}"] {
+            check_files(&crate::plan::plan(&check(&crate::spec::parse(spec).unwrap()).unwrap()));
+        }
+    }
+
+    fn check_files(plan: &Plan) {
         let directory = tempfile::tempdir().unwrap();
-        let (pki, _) = pki::ensure(directory.path(), &plan.certificates, pki::TEST_NOW).unwrap();
+        let (pki, _) = pki::of_plan(directory.path(), plan, pki::TEST_NOW).unwrap();
         for machine in &plan.machines {
-            let files = machine_files(&plan, machine, &pki).unwrap();
+            let files = machine_files(plan, machine, &pki).unwrap();
             let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
             assert_eq!(paths, machine.files.iter().map(String::as_str).collect::<Vec<_>>());
             for file in &files {
@@ -224,7 +248,7 @@ mod tests {
                     || file.path.ends_with("kubeconfig");
                 assert_eq!(file.mode, if secret { 0o600 } else { 0o644 }, "{}", file.path);
             }
-            assert_eq!(files, machine_files(&plan, machine, &pki).unwrap());
+            assert_eq!(files, machine_files(plan, machine, &pki).unwrap());
         }
     }
 

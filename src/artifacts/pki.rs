@@ -3,7 +3,7 @@
 //! The directory they live in is the seed of a cluster: the same spec and the same directory give the same
 //! bytes. A certificate is issued anew only when what it says changes, its authority does, or it expires soon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -16,7 +16,8 @@ use rcgen::{
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::error::{Context, Error, Result};
-use crate::plan::{Certificate, Usage};
+use crate::plan::{Authority, Certificate, Plan, Usage};
+use crate::spec::EtcdCertificates;
 
 /// Days that the authority lasts: ten years.
 const AUTHORITY_DAYS: i64 = 3650;
@@ -47,6 +48,8 @@ pub(crate) struct Pki {
     pub(crate) authority: Pair,
     /// The key that signs service account tokens.
     pub(crate) service_account_key: String,
+    /// The certificates of the other authorities; their keys stay where they are.
+    others: BTreeMap<Authority, String>,
     pairs: BTreeMap<String, Pair>,
 }
 
@@ -55,6 +58,57 @@ impl Pki {
     pub(crate) fn pair(&self, name: &str) -> Result<&Pair> {
         self.pairs.get(name).ok_or_else(|| Error::internal(format!("certificate {name} is not in the plan")))
     }
+
+    /// Returns the certificate of an authority.
+    pub(crate) fn certificate_of(&self, authority: Authority) -> Result<&str> {
+        if authority == Authority::Cluster {
+            return Ok(&self.authority.certificate);
+        }
+        let found = self.others.get(&authority).map(String::as_str);
+        found.ok_or_else(|| Error::internal(format!("{} signs nothing in the plan", authority.file())))
+    }
+}
+
+/// Makes what is missing in `directory`, takes what the spec names for an etcd of somebody else, and returns
+/// everything, with the number of certificates issued.
+///
+/// # Errors
+/// When a file cannot be read or written, or holds something else than it should.
+pub(crate) fn of_plan(directory: &Path, plan: &Plan, now: Timestamp) -> Result<(Pki, usize)> {
+    let given = plan.spec.etcd.as_ref().and_then(|etcd| etcd.certificates.as_ref());
+    let given = given.map(given_etcd).transpose()?;
+    let (mut pki, issued) = ensure(directory, &plan.certificates, now)?;
+    if let Some((authority, client)) = given {
+        pki.others.insert(Authority::Etcd, authority);
+        pki.pairs.insert("apiserver-etcd-client".into(), client);
+    }
+    Ok((pki, issued))
+}
+
+/// Reads the files of mutual TLS with an etcd that somebody else runs: the authority, and certificate and key.
+fn given_etcd(files: &EtcdCertificates) -> Result<(String, Pair)> {
+    let EtcdCertificates { authority, certificate, key } = files;
+    let read = |path: &Path, what: &str| -> Result<String> {
+        let text = fs_err::read_to_string(path).context(format!("reading etcd's {what}"))?;
+        let blocks = x509_parser::pem::Pem::iter_from_buffer(text.as_bytes()).next();
+        let label = blocks.and_then(Result::ok).map(|block| block.label).unwrap_or_default();
+        let wanted = if what == "key" { label.ends_with("PRIVATE KEY") } else { label == "CERTIFICATE" };
+        if !wanted {
+            return Err(Error::user(format!("{} is not etcd's {what} in PEM", path.display()))
+                .hint("etcd.certificates of the spec names PEM files: authority, certificate and key"));
+        }
+        Ok(text)
+    };
+    let pair = Pair { certificate: read(certificate, "certificate")?, key: read(key, "key")? };
+    let own = KeyPair::from_pem(&pair.key).map(|key| key.public_key_raw().to_vec());
+    let shown = with_certificate(&pair.certificate, |certificate| {
+        certificate.public_key().subject_public_key.data.to_vec()
+    })?;
+    // A kind of key that is not known here is left to the API server, which says so.
+    if own.is_ok_and(|own| own != shown) {
+        return Err(Error::user(format!("{} is not the key of {}", key.display(), certificate.display())));
+    }
+    Ok((read(authority, "authority")?, pair))
 }
 
 /// Makes what is missing in `directory` and returns everything, with the number of certificates issued.
@@ -63,18 +117,25 @@ impl Pki {
 /// When a file cannot be read or written, or holds something else than it should.
 pub(crate) fn ensure(directory: &Path, wanted: &[Certificate], now: Timestamp) -> Result<(Pki, usize)> {
     let mut issued = 0;
-    let found = read_pair(directory, "ca")?;
-    let authority = match found {
-        Some(pair) if days_left(&pair.certificate, now).context("reading ca.crt")? > RENEW_DAYS => pair,
-        _ => {
-            issued += 1;
-            let pair = new_authority(now)?;
-            write_pair(directory, "ca", &pair)?;
-            pair
-        }
-    };
-    let signing_key = KeyPair::from_pem(&authority.key).context("reading ca.key")?;
-    let issuer = Issuer::from_ca_cert_pem(&authority.certificate, signing_key).context("reading ca.crt")?;
+    let mut signers: BTreeSet<Authority> = wanted.iter().map(|certificate| certificate.authority).collect();
+    signers.insert(Authority::Cluster);
+    let mut authorities = BTreeMap::new();
+    for signer in signers {
+        let name = signer.file();
+        let reading = format!("reading {name}.crt");
+        let pair = match read_pair(directory, name)? {
+            Some(pair) if days_left(&pair.certificate, now).context(&reading)? > RENEW_DAYS => pair,
+            _ => {
+                issued += 1;
+                let pair = new_authority(signer, now)?;
+                write_pair(directory, name, &pair)?;
+                pair
+            }
+        };
+        let key = KeyPair::from_pem(&pair.key).context(format!("reading {name}.key"))?;
+        let issuer = Issuer::from_ca_cert_pem(&pair.certificate, key).context(&reading)?;
+        authorities.insert(signer, (pair, issuer));
+    }
     let service_account_key = match read(directory, "service-account.key")? {
         Some(key) => key,
         None => {
@@ -86,18 +147,22 @@ pub(crate) fn ensure(directory: &Path, wanted: &[Certificate], now: Timestamp) -
     let mut pairs = BTreeMap::new();
     for certificate in wanted {
         let name = &certificate.name;
+        let (authority, issuer) =
+            authorities.get(&certificate.authority).context("there is no such authority")?;
         let pair = match read_pair(directory, name)? {
-            Some(pair) if still_right(&pair, certificate, &authority, now) => pair,
+            Some(pair) if still_right(&pair, certificate, authority, now) => pair,
             _ => {
                 issued += 1;
-                let pair = issue(certificate, &issuer, now).context(format!("issuing {name}.crt"))?;
+                let pair = issue(certificate, issuer, now).context(format!("issuing {name}.crt"))?;
                 write_pair(directory, name, &pair)?;
                 pair
             }
         };
         pairs.insert(name.clone(), pair);
     }
-    Ok((Pki { authority, service_account_key, pairs }, issued))
+    let (authority, _) = authorities.remove(&Authority::Cluster).context("there is no authority")?;
+    let others = authorities.into_iter().map(|(signer, (pair, _))| (signer, pair.certificate)).collect();
+    Ok((Pki { authority, service_account_key, others, pairs }, issued))
 }
 
 fn read(directory: &Path, name: &str) -> Result<Option<String>> {
@@ -142,21 +207,22 @@ fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) -> Result
     Ok(())
 }
 
-fn new_authority(now: Timestamp) -> Result<Pair> {
-    let key = KeyPair::generate().context("making ca.key")?;
+fn new_authority(signer: Authority, now: Timestamp) -> Result<Pair> {
+    let key = KeyPair::generate().context(format!("making {}.key", signer.file()))?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.distinguished_name.push(DnType::CommonName, signer.common_name());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     validity(&mut params, now, AUTHORITY_DAYS)?;
-    let certificate = params.self_signed(&key).context("making ca.crt")?;
+    let certificate = params.self_signed(&key).context(format!("making {}.crt", signer.file()))?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
 fn issue(wanted: &Certificate, issuer: &Issuer<'_, KeyPair>, now: Timestamp) -> Result<Pair> {
-    let Certificate { name: _, common_name, organizations, dns_names, addresses, usage } = wanted;
+    let Certificate { name: _, common_name, organizations, dns_names, addresses, usage, authority: _ } =
+        wanted;
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -169,10 +235,11 @@ fn issue(wanted: &Certificate, issuer: &Issuer<'_, KeyPair>, now: Timestamp) -> 
     }
     params.subject_alt_names.extend(addresses.iter().map(|&address| SanType::IpAddress(address)));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![match usage {
-        Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-        Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-    }];
+    params.extended_key_usages = match usage {
+        Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+        Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+    };
     params.use_authority_key_identifier_extension = true;
     validity(&mut params, now, DAYS)?;
     let certificate = params.signed_by(&key, issuer)?;
@@ -216,7 +283,8 @@ fn still_right(pair: &Pair, wanted: &Certificate, authority: &Pair, now: Timesta
                 organizations: wanted.organizations.clone(),
                 dns_names: wanted.dns_names.clone(),
                 addresses: wanted.addresses.clone(),
-                server: wanted.usage == Usage::Server,
+                server: wanted.usage != Usage::Client,
+                client: wanted.usage != Usage::Server,
             }
         })
 }
@@ -229,6 +297,7 @@ struct Said {
     dns_names: Vec<String>,
     addresses: Vec<IpAddr>,
     server: bool,
+    client: bool,
 }
 
 fn said(certificate: &X509Certificate<'_>) -> Said {
@@ -242,6 +311,7 @@ fn said(certificate: &X509Certificate<'_>) -> Said {
         dns_names: Vec::new(),
         addresses: Vec::new(),
         server: false,
+        client: false,
     };
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
@@ -260,7 +330,9 @@ fn said(certificate: &X509Certificate<'_>) -> Said {
                     }
                 }
             }
-            ParsedExtension::ExtendedKeyUsage(usage) => said.server = usage.server_auth,
+            ParsedExtension::ExtendedKeyUsage(usage) => {
+                (said.server, said.client) = (usage.server_auth, usage.client_auth);
+            }
             _ => {}
         }
     }
@@ -294,7 +366,7 @@ mod tests {
     fn a_second_run_changes_no_byte() {
         let directory = tempfile::tempdir().unwrap();
         let (first, issued) = ensure(directory.path(), &wanted(""), TEST_NOW).unwrap();
-        assert_eq!(issued, 8);
+        assert_eq!(issued, 10);
         let before = bytes(directory.path());
         let (second, issued) = ensure(directory.path(), &wanted(""), TEST_NOW).unwrap();
         assert_eq!(issued, 0);
@@ -319,7 +391,7 @@ mod tests {
         ensure(directory.path(), &wanted(""), TEST_NOW).unwrap();
         let later = TEST_NOW + jiff::SignedDuration::from_hours(24 * 340);
         let (_, issued) = ensure(directory.path(), &wanted(""), later).unwrap();
-        assert_eq!(issued, 7, "all but the authority");
+        assert_eq!(issued, 8, "all but the authorities");
     }
 
     #[test]

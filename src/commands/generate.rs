@@ -51,6 +51,16 @@ fn describe(plan: &Plan) -> String {
     line("ports", format!("{} to {} on every node", network.node_ports.0, network.node_ports.1));
     line("balancers", format!("{} to {}", network.load_balancers.0, network.load_balancers.1));
     line("engine", plan.spec.runtime.name().into());
+    if let Some(etcd) = &plan.spec.etcd {
+        line("api", format!("{}, which moves between the masters", plan.server()));
+        let members = if plan.own_etcd() {
+            let executable = etcd.executable.as_ref().map(|path| path.display().to_string());
+            format!("a member on each master, from {}", executable.unwrap_or_else(|| "etcd in PATH".into()))
+        } else {
+            etcd.endpoints.join(", ")
+        };
+        line("etcd", members);
+    }
     if let (Some(image), Some(os)) = (&plan.image, &plan.spec.os) {
         let Image { vagrant_box, source, checksum, signature, signing_keys, firmware: _ } = image;
         let names = [vagrant_box, source].into_iter().flatten().cloned().collect::<Vec<_>>().join(" from ");
@@ -108,7 +118,7 @@ pub(super) fn run(session: &Session<'_>, directory: &Path, overrides: &Overrides
 /// Writes every file that `up` would make; returns their number.
 fn write(plan: &Plan, directory: &Path, now: jiff::Timestamp) -> Result<u32> {
     fs_err::create_dir_all(directory.join("pki"))?;
-    let (pki, _) = pki::ensure(&directory.join("pki"), &plan.certificates, now)?;
+    let (pki, _) = pki::of_plan(&directory.join("pki"), plan, now)?;
     let given = match plan.spec.provider {
         ProviderKind::Local => None,
         ProviderKind::Vagrant | ProviderKind::Qemu => Some(Given::ensure(plan, directory)?),

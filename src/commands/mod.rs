@@ -2,11 +2,14 @@
 
 mod down;
 mod drain;
+mod etcd;
 mod executable;
 mod generate;
 pub(crate) mod image;
+mod install;
 mod kubeconfig;
 mod logs;
+mod master;
 mod node;
 mod ready;
 mod ssh;
@@ -47,6 +50,7 @@ pub(crate) async fn run(cli: &Cli, ui: &Ui) -> Result<u8> {
         Command::Up(arguments) => up::run(&session, arguments).await?,
         Command::Down { keep } => down::run(&session, *keep).await?,
         Command::Upgrade(arguments) => upgrade::run(&session, arguments).await?,
+        Command::Master { action } => master::run(&session, action).await?,
         Command::Node { action } => node::run(&session, action).await?,
         Command::Status => status::run(&session).await?,
         Command::Ssh { machine, command } => return ssh::run(&session, machine, command).await,
@@ -109,6 +113,10 @@ impl Session<'_> {
         let mut wanted = if self.file().is_some() { asked } else { overridden(&saved, &asked, overrides) };
         // What `node remove` took out stays out: no file says it.
         wanted.workers.absent.clone_from(&saved.workers.absent);
+        wanted.masters.absent.clone_from(&saved.masters.absent);
+        if let (Some(wanted), Some(saved)) = (&mut wanted.etcd, &saved.etcd) {
+            wanted.joined.clone_from(&saved.joined);
+        }
         crate::commands::up::compatible(&saved, &wanted)?;
         Ok((wanted, state))
     }
@@ -131,6 +139,8 @@ fn overridden(saved: &ClusterSpec, asked: &ClusterSpec, overrides: &Overrides) -
     }
     if overrides.masters.is_some() {
         spec.masters.count = asked.masters.count;
+        // Several masters share a store: whether that is possible is seen by comparing.
+        spec.etcd = saved.etcd.clone().or_else(|| asked.etcd.clone());
     }
     if overrides.workers.is_some() {
         spec.workers.count = asked.workers.count;
@@ -140,6 +150,7 @@ fn overridden(saved: &ClusterSpec, asked: &ClusterSpec, overrides: &Overrides) -
         || overrides.service_network.is_some()
     {
         spec.network = asked.network.clone();
+        spec.network.api = asked.network.api.or(saved.network.api);
     }
     spec
 }

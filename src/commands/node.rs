@@ -46,7 +46,7 @@ async fn remove(session: &Session<'_>, name: &str, force: bool, patience: Durati
     let machine = find_machine(&plan, name)?;
     if machine.role == Role::Master {
         return Err(Error::user(format!("{} is a master", machine.name))
-            .hint("workers can be removed; `cluster down` takes the whole cluster away"));
+            .hint(format!("`cluster master remove {}` where there are several", machine.name)));
     }
     let _lock = state.lock()?;
     let deadline = Instant::now() + patience;

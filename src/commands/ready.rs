@@ -91,7 +91,8 @@ pub(super) async fn units(host: &dyn Host, machine: &Machine, deadline: Instant)
     Err(error)
 }
 
-fn all_ready(status: &Status, machine: &Machine) -> bool {
+/// Returns whether every unit of a machine is ready.
+pub(super) fn all_ready(status: &Status, machine: &Machine) -> bool {
     machine
         .units
         .iter()

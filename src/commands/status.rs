@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use super::{Session, client, kubeconfig, readiness};
+use super::{Session, client, etcd, kubeconfig, readiness};
 use crate::error::Result;
-use crate::plan::{Role, count, plan};
+use crate::plan::{Plan, Role, count, plan};
 use crate::provider::{self, Power};
+use crate::state::State;
 use crate::ui::table;
 
 /// How long the API may take to answer: status is asked for when something hangs.
@@ -75,10 +77,74 @@ pub(super) async fn run(session: &Session<'_>) -> Result<()> {
     if let Err(error) = &nodes {
         text.push_str(&format!("\nthe API at {} cannot be asked: {error}", plan.server()));
     }
-    let value = json!({ "name": plan.spec.name, "server": plan.server(), "machines": machines,
+    let (etcd, leaders) = (store(&plan, &state, &mut text).await, leaders(&plan, &state, &mut text).await);
+    let mut value = json!({ "name": plan.spec.name, "server": plan.server(), "machines": machines,
         "error": nodes.err() });
+    if plan.spec.etcd.is_some() {
+        value["etcd"] = etcd;
+        value["leaders"] = leaders;
+    }
     session.ui.answer(&text, &value);
     Ok(())
+}
+
+/// Tells of the members of etcd and who of them leads, where there is one.
+async fn store(plan: &Plan, state: &State, text: &mut String) -> Value {
+    let members = match etcd::members(plan, state) {
+        Ok(None) => return Value::Null,
+        Ok(Some(members)) => members,
+        Err(error) => {
+            text.push_str(&format!("\n\netcd cannot be asked: {}", error.line()));
+            return json!({ "error": error.line() });
+        }
+    };
+    let Ok(members) = tokio::time::timeout(2 * PATIENCE, members.health()).await else {
+        text.push_str("\n\nno member of etcd has answered");
+        return json!({ "error": "no answer" });
+    };
+    let rows: Vec<Vec<String>> = members
+        .iter()
+        .map(|member| {
+            let role = if member.leader { "leader" } else { "follower" };
+            let state = member.trouble.clone().unwrap_or_else(|| role.into());
+            vec![member.name.clone(), member.endpoint.clone(), state]
+        })
+        .collect();
+    text.push_str(&format!("\n\n{}", table(&["ETCD", "ENDPOINT", "STATE"], &rows)));
+    members
+        .iter()
+        .map(|member| {
+            json!({ "name": member.name, "endpoint": member.endpoint, "leader": member.leader,
+                "trouble": member.trouble })
+        })
+        .collect()
+}
+
+/// Tells which master runs what runs once in a cluster.
+async fn leaders(plan: &Plan, state: &State, text: &mut String) -> Value {
+    if plan.spec.etcd.is_none() {
+        return Value::Null;
+    }
+    let mut leaders = BTreeMap::new();
+    let asking = async {
+        let leases: Api<Lease> = Api::namespaced(super::node::admin(state).await?, "kube-system");
+        for name in ["kube-controller-manager", "kube-scheduler"] {
+            let lease = leases.get_opt(name).await?;
+            let holder = lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default();
+            // An identity is the master's address and what tells its lives apart.
+            let address = holder.split('_').next().unwrap_or_default();
+            let machine = plan.machine(address).map_or("nobody", |machine| machine.name.as_str());
+            leaders.insert(name, machine.to_owned());
+        }
+        Ok::<_, crate::error::Error>(())
+    };
+    // Whether the API answers is told with the nodes.
+    if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, asking).await {
+        let told: Vec<String> =
+            leaders.iter().map(|(name, machine)| format!("{name} on {machine}")).collect();
+        text.push_str(&format!("\n\nleading: {}", told.join(", ")));
+    }
+    json!(leaders)
 }
 
 async fn nodes(kubeconfig: &str) -> Result<BTreeMap<String, String>> {

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::install::{self, Programs, Target};
 use super::{Session, kubeconfig, ready};
 use crate::artifacts::vm::Given;
-use crate::artifacts::{File, admin_kubeconfig, all_files, pki};
+use crate::artifacts::{admin_kubeconfig, all_files, pki};
 use crate::cli::{Completion, Up};
 use crate::error::{Error, Result};
-use crate::plan::{Machine, Plan, count, plan};
-use crate::provider::{self, Boot, Host};
-use crate::spec::{ClusterSpec, ProviderKind};
+use crate::plan::{Authority, Plan, count, plan};
+use crate::provider::{self, Boot};
+use crate::spec::{ClusterSpec, ProviderKind, masters_warning};
 use crate::state::State;
-use crate::ui::Ui;
 
 /// This very executable.
 pub(super) const EXECUTABLE: &str = "/proc/self/exe";
@@ -41,8 +41,10 @@ pub(super) async fn bring(
     let plan = plan(spec);
     let patience = if spec.provider == ProviderKind::Local { WAIT } else { BOOT_WAIT };
     let deadline = Instant::now() + wait.map_or(patience, Duration::from_secs);
-    one_master(spec)?;
     ui.done("plan", &plan.summary());
+    if let Some(warning) = masters_warning(spec.masters.count) {
+        ui.warn(&warning);
+    }
     let provider = provider::of(&plan, state)?;
     provider.check(&session.home, ui).await?;
     let executable = node_executable.as_deref().unwrap_or(Path::new(EXECUTABLE));
@@ -50,7 +52,7 @@ pub(super) async fn bring(
         return Err(Error::user("machines need an executable for Linux, and this one is not")
             .hint("give one by --node-executable FILE"));
     }
-    super::executable::check(executable)?;
+    let programs = Programs::find(&plan, executable)?;
     let _lock = state.lock()?;
     state.record(&[])?;
     state.save_spec(spec)?;
@@ -71,24 +73,19 @@ pub(super) async fn bring(
 
     ui.begin("install", "reaching machines");
     let provider = &*provider;
-    let installs = plan.machines.iter().map(async |machine| {
+    let reached = plan.machines.iter().map(async |machine| {
         let files = all_files(&plan, machine, &pki, given.as_ref())?;
         let host = provider.reach(machine, deadline, ui).await?;
-        let changed = install(&*host, machine, executable, &files, unfinished, ui)
-            .await
-            .map_err(|error| error.within(format!("installing {} ({})", machine.name, machine.address)))?;
-        Ok::<_, Error>((host, changed))
+        Ok::<_, Error>(Target { machine, host, started: started.contains(&machine.name), files })
     });
-    let mut hosts = Vec::new();
-    let mut installed = 0;
-    for (machine, outcome) in plan.machines.iter().zip(futures::future::join_all(installs).await) {
-        let (host, changed) = outcome?;
-        installed += u32::from(changed);
-        hosts.push((machine, host));
-    }
+    let targets: Vec<Target<'_>> =
+        futures::future::join_all(reached).await.into_iter().collect::<Result<_>>()?;
+    let installed = install::all(&targets, &programs, unfinished, deadline, ui).await?;
+    let hosts: Vec<_> = targets.into_iter().map(|target| (target.machine, target.host)).collect();
     state.end_change()?;
     let nodes = count(u32::try_from(plan.machines.len()).unwrap_or(u32::MAX), "node");
-    ui.done("install", &format!("control-plane and node-agent on {nodes}"));
+    let etcd = if plan.own_etcd() { "etcd, control-plane" } else { "control-plane" };
+    ui.done("install", &format!("{etcd} and node-agent on {nodes}"));
 
     ui.begin("ready", "waiting for units");
     let own = admin_kubeconfig(&plan, &pki)?;
@@ -110,43 +107,21 @@ pub(super) async fn bring(
     Ok(())
 }
 
-/// Brings a machine to what the plan says of it; returns whether anything had to be done. An `unfinished` change may
-/// have left units that run what was there before.
-async fn install(
-    host: &dyn Host,
-    machine: &Machine,
-    executable: &Path,
-    files: &[File],
-    unfinished: bool,
-    ui: &Ui,
-) -> Result<bool> {
-    let outdated = host.install_executable(executable, ui).await?;
-    let restart = host.write(files).await? || outdated || unfinished;
-    Ok(host.set_units(&machine.units, restart).await? || restart)
-}
-
 fn certificates(plan: &Plan, state: &State) -> Result<(pki::Pki, usize)> {
     let directory = state.path("pki");
     fs_err::create_dir_all(&directory)?;
-    pki::ensure(&directory, &plan.certificates, machinery::clock::system().now())
+    pki::of_plan(&directory, plan, machinery::clock::system().now())
 }
 
 fn certificate_line(plan: &Plan, issued: usize) -> String {
     let all = plan.certificates.len();
+    let authorities: std::collections::BTreeSet<Authority> =
+        plan.certificates.iter().map(|certificate| certificate.authority).collect();
     match issued {
         0 => format!("CA and {all} certificates, as they were"),
-        issued if issued == all + 1 => format!("CA and {all} certificates"),
+        issued if issued == all + authorities.len() => format!("CA and {all} certificates"),
         issued => format!("CA and {all} certificates, {issued} of them new"),
     }
-}
-
-fn one_master(spec: &ClusterSpec) -> Result<()> {
-    if spec.masters.count == 1 {
-        return Ok(());
-    }
-    Err(Error::user(format!("{} masters cannot be brought up yet", spec.masters.count))
-        .because("several masters share an etcd, which `up` does not set up yet")
-        .hint("use one master"))
 }
 
 /// Checks that a cluster that exists can become the wanted one.
@@ -161,6 +136,12 @@ pub(super) fn compatible(saved: &ClusterSpec, wanted: &ClusterSpec) -> Result<()
         }
     };
     compare("provider", saved.provider.name().into(), wanted.provider.name().into());
+    let store = |spec: &ClusterSpec| match &spec.etcd {
+        None => "the one in the master".to_owned(),
+        Some(etcd) if etcd.endpoints.is_empty() => "etcd on the masters".to_owned(),
+        Some(etcd) => format!("etcd at {}", etcd.prefix.as_deref().unwrap_or("the prefix of its name")),
+    };
+    compare("the store", store(saved), store(wanted));
     compare("masters.count", saved.masters.count.to_string(), wanted.masters.count.to_string());
     let first = |group: &crate::spec::Machines| group.first_address.to_string();
     compare("masters.firstAddress", first(&saved.masters), first(&wanted.masters));
@@ -170,6 +151,10 @@ pub(super) fn compatible(saved: &ClusterSpec, wanted: &ClusterSpec) -> Result<()
     compare("network.pods", had.pods.to_string(), asks.pods.to_string());
     compare("network.services", had.services.to_string(), asks.services.to_string());
     compare("network.host", had.host.to_string(), asks.host.to_string());
+    let api = |network: &crate::spec::Network| network.api.map_or("none".into(), |api| api.to_string());
+    if saved.etcd.is_some() && wanted.etcd.is_some() {
+        compare("network.api", api(had), api(asks));
+    }
     compare("network.dns", had.dns.to_string(), asks.dns.to_string());
     compare("network.domain", had.domain.clone(), asks.domain.clone());
     compare("network.apiPort", had.api_port.to_string(), asks.api_port.to_string());
@@ -179,9 +164,12 @@ pub(super) fn compatible(saved: &ClusterSpec, wanted: &ClusterSpec) -> Result<()
     if differences.is_empty() {
         return Ok(());
     }
-    Err(Error::user(format!("cluster {} exists with other settings", saved.name))
-        .because(differences.join("\n"))
-        .hint(format!("`cluster down --name {}` first, or give another --name", saved.name)))
+    let mut error = Error::user(format!("cluster {} exists with other settings", saved.name))
+        .because(differences.join("\n"));
+    if saved.etcd.is_some() && saved.masters.count != wanted.masters.count {
+        error = error.hint("`cluster master add` and `cluster master remove` change the number of masters");
+    }
+    Err(error.hint(format!("`cluster down --name {}` first, or give another --name", saved.name)))
 }
 
 #[cfg(test)]

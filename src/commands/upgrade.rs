@@ -13,7 +13,7 @@ use super::drain::{self, Bare};
 use super::{Session, executable, node, ready, up};
 use crate::cli::Upgrade;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Machine, Plan, count};
+use crate::plan::{Machine, Plan, Unit, count};
 use crate::provider::{self, Host, Provider};
 use crate::ui::Ui;
 
@@ -91,9 +91,12 @@ async fn each(
     Ok(replaced)
 }
 
-/// Starts every unit of a machine anew and waits until they are ready.
+/// Starts every unit of a machine that runs this executable anew and waits until all are ready. Members of etcd, which
+/// do not, go on: the loss of one at a time is for failures.
 async fn restart(host: &dyn Host, machine: &Machine, deadline: Instant) -> Result<()> {
-    host.set_units(&machine.units, true).await?;
+    let own: Vec<Unit> =
+        machine.units.iter().filter(|unit| !machine.programs.contains(&unit.name)).cloned().collect();
+    host.set_units(&own, true).await?;
     ready::units(host, machine, deadline).await
 }
 

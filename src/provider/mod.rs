@@ -115,6 +115,10 @@ pub(crate) trait Host {
     /// returns whether they differ. Units are left alone.
     async fn replace_executable(&self, executable: &Path, ui: &Ui) -> Result<bool>;
 
+    /// Brings another program than the cluster's own executable to the machine, as `name` beside it; returns whether
+    /// it differs from what was there.
+    async fn install_program(&self, name: &str, source: &Path, ui: &Ui) -> Result<bool>;
+
     /// Puts the executable back that was there before the last replacement.
     async fn restore_executable(&self) -> Result<()>;
 

@@ -12,7 +12,7 @@ use remote::{Command, Remote, Ssh, Streams};
 use super::{EXECUTABLE, Host, Output, Seen, Status, UnitState, UnitStatus};
 use crate::artifacts::File;
 use crate::error::{Context, Result};
-use crate::plan::Unit;
+use crate::plan::{PROGRAMS, Unit};
 use crate::ui::Ui;
 
 /// The names beside its own under which a machine has the executable.
@@ -68,6 +68,15 @@ impl Host for Systemd {
         });
         self.check(Command::shell(links.join("\n"))).await?;
         Ok(changed)
+    }
+
+    async fn install_program(&self, name: &str, source: &Path, ui: &Ui) -> Result<bool> {
+        ui.phase(&self.machine, &format!("copying {name}"));
+        let file = remote::File::new(format!("{PROGRAMS}/{name}").as_str(), source)
+            .mode(0o755)
+            .owner("root", "root")
+            .progress(ui.transfer(&self.machine));
+        Ok(self.remote.upload(file).await?.changed)
     }
 
     async fn replace_executable(&self, executable: &Path, ui: &Ui) -> Result<bool> {

@@ -1,5 +1,6 @@
 //! Finds everything that is wrong with a spec, and fills in what nobody said.
 
+mod etcd;
 mod group;
 mod vm;
 
@@ -10,6 +11,9 @@ use ipnet::Ipv4Net;
 
 use super::document::{At, Document, Group, NetworkSection, Place};
 use super::{ClusterSpec, Machines, Network, Problem, ProviderKind};
+use etcd::check_etcd;
+pub(crate) use etcd::masters_warning;
+pub(crate) use group::MOST_MASTERS;
 use group::{Role, check_group};
 use vm::{Vm, check_runtime, check_vm};
 
@@ -119,11 +123,12 @@ pub(crate) fn check(document: &Document) -> Result<ClusterSpec, Vec<Problem>> {
     let name = check_name(&mut checker, name.as_ref());
     let provider = check_provider(&mut checker, provider.as_ref());
     let nodes_place = place_of(network.as_ref(), |section| section.nodes.as_ref());
-    let network = check_network(&mut checker, network.as_ref());
+    let mut network = check_network(&mut checker, network.as_ref());
     let masters =
         check_group(&mut checker, Role::Master, masters.as_ref(), (&network, nodes_place), provider);
     let workers =
         check_group(&mut checker, Role::Worker, workers.as_ref(), (&network, nodes_place), provider);
+    let etcd = check_etcd(&mut checker, document, &masters, &mut network);
     check_addresses(&mut checker, document, &network, &masters, &workers);
     let mirrors = check_mirrors(&mut checker, registries.as_ref().map(|section| &section.mirrors));
     let runtime = check_runtime(&mut checker, runtime.as_ref(), provider);
@@ -137,6 +142,7 @@ pub(crate) fn check(document: &Document) -> Result<ClusterSpec, Vec<Problem>> {
             masters,
             workers,
             network,
+            etcd,
             mirrors,
             runtime,
             os,
@@ -204,6 +210,7 @@ fn check_network(checker: &mut Checker, section: Option<&NetworkSection>) -> Net
         pods,
         services,
         host,
+        api: _,
         etcd,
         dns,
         domain,
@@ -281,6 +288,7 @@ fn check_network(checker: &mut Checker, section: Option<&NetworkSection>) -> Net
         pods: pods.0,
         services: services.0,
         host: host.0,
+        api: None,
         etcd: etcd.0,
         dns: dns.0,
         domain: check_domain(checker, domain.as_ref()),
@@ -425,6 +433,7 @@ fn check_addresses(
     let single = |address: Ipv4Addr| Some((u32::from(address), u32::from(address)));
     let users = [
         ("network.host", single(network.host), place(|s| s.host.as_ref())),
+        ("network.api", network.api.and_then(single), place(|s| s.api.as_ref())),
         (
             "network.etcd",
             if masters.count > 1 { single(network.etcd) } else { None },

@@ -59,6 +59,7 @@ pub(crate) struct Document {
     pub(super) masters: Option<Group>,
     pub(super) workers: Option<Group>,
     pub(super) network: Option<NetworkSection>,
+    pub(super) etcd: Option<EtcdSection>,
     pub(super) registries: Option<Registries>,
     pub(super) runtime: Option<At<String>>,
     pub(super) os: Option<OsSection>,
@@ -90,12 +91,35 @@ pub(crate) struct NetworkSection {
     pub(super) pods: Option<At<String>>,
     pub(super) services: Option<At<String>>,
     pub(super) host: Option<At<String>>,
+    pub(super) api: Option<At<String>>,
     pub(super) etcd: Option<At<String>>,
     pub(super) dns: Option<At<String>>,
     pub(super) domain: Option<At<String>>,
     pub(super) api_port: Option<At<i64>>,
     pub(super) node_ports: Option<At<String>>,
     pub(super) load_balancers: Option<At<String>>,
+}
+
+/// The store of several masters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EtcdSection {
+    pub(super) executable: Option<At<String>>,
+    pub(super) image: Option<At<String>>,
+    pub(super) members: Option<At<String>>,
+    #[serde(default)]
+    pub(super) endpoints: Vec<At<String>>,
+    pub(super) certificates: Option<EtcdCertificatesSection>,
+    pub(super) prefix: Option<At<String>>,
+}
+
+/// The files of mutual TLS with an etcd that somebody else runs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EtcdCertificatesSection {
+    pub(super) authority: At<String>,
+    pub(super) certificate: At<String>,
+    pub(super) key: At<String>,
 }
 
 /// Where images come from.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use check::{NODE_PREFIX, check};
+pub(crate) use check::{MOST_MASTERS, NODE_PREFIX, check, masters_warning};
 pub(crate) use document::{At, Document, Place};
 
 use crate::error::Error;
@@ -34,6 +34,9 @@ pub(crate) struct ClusterSpec {
     pub(crate) workers: Machines,
     /// Addresses and ports.
     pub(crate) network: Network,
+    /// The store of several masters; `None` is the one in the only master.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) etcd: Option<Etcd>,
     /// For each registry its mirrors, as URLs.
     pub(crate) mirrors: BTreeMap<String, Vec<String>>,
     /// Which engine runs the containers.
@@ -63,6 +66,12 @@ impl ClusterSpec {
         let file = |path: &mut PathBuf| *path = directory.join(&*path);
         self.ignition.iter_mut().for_each(file);
         self.certificates.iter_mut().for_each(file);
+        if let Some(Etcd { executable, certificates, .. }) = &mut self.etcd {
+            executable.iter_mut().for_each(file);
+            if let Some(EtcdCertificates { authority, certificate, key }) = certificates {
+                [authority, certificate, key].into_iter().for_each(file);
+            }
+        }
         self.ssh.iter_mut().filter_map(|ssh| ssh.private_key.as_mut()).for_each(file);
         self.os.iter_mut().filter_map(|os| os.signing_keys.as_mut()).for_each(file);
         let sources = self.os.iter_mut().flat_map(|os| [&mut os.image, &mut os.signature, &mut os.box_url]);
@@ -149,6 +158,9 @@ pub(crate) struct Network {
     pub(crate) services: Ipv4Net,
     /// The host's address in the node network.
     pub(crate) host: Ipv4Addr,
+    /// The address that moves between the masters, at which users find the API; where masters share a store.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) api: Option<Ipv4Addr>,
     /// The first etcd member's address.
     pub(crate) etcd: Ipv4Addr,
     /// The cluster DNS's service address.
@@ -161,6 +173,38 @@ pub(crate) struct Network {
     pub(crate) node_ports: (u16, u16),
     /// First and last address for services of type LoadBalancer.
     pub(crate) load_balancers: (Ipv4Addr, Ipv4Addr),
+}
+
+/// The store of several masters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Etcd {
+    /// The executable of the members that the tool sets up on the masters; `None` is the one in this host's PATH.
+    pub(crate) executable: Option<PathBuf>,
+    /// The members that somebody else runs, as `https://HOST:PORT`; without any the tool sets members up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) endpoints: Vec<String>,
+    /// How to prove who one is to members that somebody else runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificates: Option<EtcdCertificates>,
+    /// What every key begins with; `None` is the cluster's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) prefix: Option<String>,
+    /// The places of masters that came when the others were there: `cluster master add`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) joined: BTreeSet<u32>,
+}
+
+/// The files of mutual TLS with an etcd that somebody else runs, PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EtcdCertificates {
+    /// The authority that has signed the members' certificates.
+    pub(crate) authority: PathBuf,
+    /// The certificate to show the members.
+    pub(crate) certificate: PathBuf,
+    /// Its key.
+    pub(crate) key: PathBuf,
 }
 
 /// The operating system of virtual machines.

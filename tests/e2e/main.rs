@@ -7,6 +7,7 @@ mod images;
 mod lab;
 mod life;
 mod machine;
+mod masters;
 mod node;
 mod nodes;
 mod registry;

@@ -41,6 +41,17 @@ pub struct Pki {
     pub service_account_key: String,
     /// What to trust of node agents, and the certificate to show them; `None` where there are no nodes.
     pub kubelet_client: Option<KubeletClient>,
+    /// How other servers know this one when it passes requests on; `None` makes one for this process alone.
+    pub front_proxy: Option<FrontProxy>,
+}
+
+/// The identity that aggregated API servers believe, the same for all API servers of a cluster.
+#[derive(Debug)]
+pub struct FrontProxy {
+    /// The certificate of who signed the identity, PEM: other servers find it in a config map.
+    pub authority: String,
+    /// The certificate to show them, of the common name `front-proxy-client`.
+    pub identity: Identity,
 }
 
 /// How this API server connects to node agents.

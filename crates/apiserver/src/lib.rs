@@ -36,6 +36,6 @@ mod watch;
 
 pub use access::UserInfo;
 pub use body::{Body, BodyError};
-pub use config::{Config, KubeletClient, Pki};
+pub use config::{Config, FrontProxy, KubeletClient, Pki};
 pub use path::{Query, RequestInfo, Target};
 pub use server::{ApiServer, ApiService, OpenError};

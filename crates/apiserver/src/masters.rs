@@ -22,6 +22,8 @@ const MASTERS: &str = "/masters/";
 const LIFE: Duration = Duration::from_secs(15);
 /// How often a server renews its entry.
 const RENEW: Duration = Duration::from_secs(5);
+/// How long a server that ends may take to say so.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Whoever holds this writes services.
 const TURN: &str = "/locks/services";
 /// After so long a turn is over even if its holder has gone away.
@@ -58,6 +60,26 @@ pub(crate) async fn announce(server: &Arc<ApiServer>) {
             Err(error) => tracing::warn!(%error, "announcing this API server"),
         }
         server.clock.after(RENEW).await;
+    }
+}
+
+/// Takes this server's entry away, so that the others need not wait for its end to lead nobody here any more.
+pub(crate) async fn leave(server: &ApiServer) {
+    if !server.config.several_masters {
+        return;
+    }
+    let key = format!("{MASTERS}{}", server.config.advertise_address);
+    let leaving = async {
+        if let (Some(entry), _) = server.cache.store().get(&key).await? {
+            server.cache.store().delete(&key, entry.mod_revision).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    tokio::select! {
+        left = leaving => if let Err(error) = left {
+            tracing::debug!(%error, "this API server's entry ends by itself");
+        },
+        () = server.clock.after(LEAVE) => {}
     }
 }
 

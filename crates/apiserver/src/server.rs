@@ -37,7 +37,7 @@ use crate::aggregate::{self, Aggregator};
 use crate::audit::{AtEnd, Audit, Stage, Trail};
 use crate::body::Body;
 use crate::cache::{Cache, Object};
-use crate::config::Config;
+use crate::config::{Config, FrontProxy};
 use crate::convert::Converter;
 use crate::custom::Made;
 use crate::flow::{self, Flow};
@@ -126,7 +126,7 @@ impl ApiServer {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(
-        config: Config,
+        mut config: Config,
         store: Arc<dyn Store>,
         clock: SharedClock,
         random: Random,
@@ -165,7 +165,8 @@ impl ApiServer {
             .map(|settings| Audit::open(settings, clock.clone(), &tasks).map(Arc::new))
             .transpose()
             .map_err(OpenError::Audit)?;
-        let aggregator = Arc::new(Aggregator::new().map_err(OpenError::Access)?);
+        let front = config.pki.front_proxy.take().map_or_else(FrontProxy::make, Ok);
+        let aggregator = Arc::new(Aggregator::new(front.map_err(OpenError::Access)?));
         let observing = aggregator.clone();
         cache.kind(aggregate::ID).set_observer(Box::new(move |key, object, _| {
             observing.observe(key, object.map(Object::value).as_ref());
@@ -247,6 +248,11 @@ impl ApiServer {
     ) {
         let served = machinery::serve::serve(listener, tls, self.service(), self.tasks.clone());
         self.tasks.spawn("api listener", served);
+    }
+
+    /// Tells other servers over the same store that this one ends; to be called shortly before it does.
+    pub async fn leave(&self) {
+        crate::masters::leave(self).await;
     }
 
     /// The revision that reads see at least.

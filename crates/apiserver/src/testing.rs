@@ -31,6 +31,7 @@ pub fn config() -> Config {
             ca_certificate: authority.cert.pem(),
             service_account_key: authority.signing_key.serialize_pem(),
             kubelet_client: None,
+            front_proxy: None,
         },
         audit: None,
         static_tokens: crate::access::StaticTokens::default(),

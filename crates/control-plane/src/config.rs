@@ -16,6 +16,9 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// The TCP port of the API.
     pub port: u16,
+    /// An address of the node network that moves between the masters: it is where one of them serves the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_address: Option<Ipv4Addr>,
     /// Where service addresses come from; the first one is the API's own.
     pub service_network: Ipv4Net,
     /// The cluster DNS's service address.
@@ -116,6 +119,22 @@ pub struct Pki {
     pub kubelet_client_key: PathBuf,
     /// The P-256 key (PKCS #8 PEM) that signs service account tokens.
     pub service_account_key: PathBuf,
+    /// How aggregated API servers know the API servers of this cluster. Without it each process makes its own,
+    /// so several masters need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front_proxy: Option<FrontProxy>,
+}
+
+/// What an API server shows to aggregated ones, the same on all masters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FrontProxy {
+    /// The authority that has signed the certificate, PEM.
+    pub ca_certificate: PathBuf,
+    /// The certificate of `front-proxy-client`, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
 }
 
 #[cfg(test)]

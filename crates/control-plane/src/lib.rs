@@ -3,6 +3,7 @@
 mod config;
 mod leading;
 mod program;
+mod shared;
 
-pub use config::{Config, Etcd, Pki, StoreConfig};
+pub use config::{Audit, Config, Etcd, FrontProxy, Pki, StoreConfig};
 pub use program::main;

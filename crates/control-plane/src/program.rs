@@ -1,18 +1,22 @@
 //! The program: arguments, configuration, the order in which the parts start and end.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use apiserver::ApiServer;
 use clap::Parser;
+use futures::future::BoxFuture;
 use machinery::clock::SharedClock;
 use machinery::names::Random;
+use machinery::retry::Backoff;
 use machinery::tasks::Tasks;
 use machinery::tls::{self, Identity};
 use machinery::{clock, service};
+use network::shared::SharedAddress;
 use sha2::{Digest, Sha256};
 use store::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, Options, Store};
 use tokio::net::TcpListener;
@@ -20,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::leading::Leading;
-use crate::{Config, StoreConfig};
+use crate::{Config, StoreConfig, shared};
 
 /// Run the control plane of a cluster: API server, controllers, scheduler and store
 #[derive(Debug, Parser)]
@@ -68,11 +72,16 @@ async fn run(path: &Path) -> anyhow::Result<()> {
 
     let store = open_store(&config, &clock, &random).await?;
     let server =
-        ApiServer::open(api_config(&config)?, store, clock.clone(), random.clone(), tasks.clone()).await?;
+        ApiServer::open(api_config(&config)?, store.clone(), clock.clone(), random.clone(), tasks.clone())
+            .await?;
     listen(&config, &server).await?;
+    if let Some(address) = config.shared_address {
+        share(&config, address, store, &clock, &random, &tasks)?;
+    }
 
     let identity = format!("{}_{}", config.advertise_address, random.uid());
-    let leading = Leading { server, controllers: controllers_config(&config)?, clock, random };
+    let leading =
+        Leading { server: server.clone(), controllers: controllers_config(&config)?, clock, random };
     match config.store {
         StoreConfig::Embedded => leading.alone(&tasks),
         StoreConfig::Etcd(_) => leading.among_several(&identity, &tasks),
@@ -85,8 +94,41 @@ async fn run(path: &Path) -> anyhow::Result<()> {
         signal = service::asked_to_end() => signal.map(|signal| tracing::info!(signal, "ending")).map_err(Into::into),
         () = stopped.cancelled() => Err(anyhow::anyhow!("a part of the control plane has failed; see the lines above")),
     };
+    server.leave().await;
     tasks.stop().await;
     ended
+}
+
+/// Takes part in who of the masters has their shared address.
+fn share(
+    config: &Config,
+    address: Ipv4Addr,
+    store: Arc<dyn Store>,
+    clock: &SharedClock,
+    random: &Random,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    let IpAddr::V4(own) = config.advertise_address else {
+        bail!("sharedAddress {address} is of IPv4, and advertiseAddress {} is not", config.advertise_address);
+    };
+    let (port, clock, random) = (config.port, clock.clone(), random.clone());
+    tasks.spawn("shared address", async move {
+        let works = move || -> BoxFuture<'static, bool> {
+            let store = store.clone();
+            Box::pin(async move { store.get("/health").await.is_ok() })
+        };
+        for failures in 0.. {
+            let taking_part = async {
+                let shared = SharedAddress::open(own, address, port).await?;
+                shared::run(&shared, &works, &clock, &random).await
+            };
+            // A link that is down may come back.
+            let Err(error) = taking_part.await;
+            tracing::warn!(%address, %error, "taking part in the masters' shared address");
+            clock.after(Backoff::QUICK.delay(failures, &random)).await;
+        }
+    });
+    Ok(())
 }
 
 async fn open_store(config: &Config, clock: &SharedClock, random: &Random) -> anyhow::Result<Arc<dyn Store>> {
@@ -134,6 +176,7 @@ fn api_config(config: &Config) -> anyhow::Result<apiserver::Config> {
             ca_certificate: fs_err::read_to_string(&pki.ca_certificate)?,
             service_account_key: fs_err::read_to_string(&pki.service_account_key)?,
             kubelet_client: Some(kubelet_client),
+            front_proxy: pki.front_proxy.as_ref().map(front_proxy).transpose()?,
         },
         audit: config.audit.as_ref().map(audit_settings).transpose()?,
         static_tokens: match &config.token_file {
@@ -141,6 +184,13 @@ fn api_config(config: &Config) -> anyhow::Result<apiserver::Config> {
             Some(path) => apiserver::access::StaticTokens::parse(&fs_err::read_to_string(path)?)
                 .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
         },
+    })
+}
+
+fn front_proxy(files: &crate::FrontProxy) -> anyhow::Result<apiserver::FrontProxy> {
+    Ok(apiserver::FrontProxy {
+        authority: fs_err::read_to_string(&files.ca_certificate)?,
+        identity: Identity::read(&files.certificate, &files.key)?,
     })
 }
 

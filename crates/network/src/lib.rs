@@ -31,6 +31,8 @@ pub mod policy;
 #[cfg(target_os = "linux")]
 pub mod proxy;
 #[cfg(target_os = "linux")]
+pub mod shared;
+#[cfg(target_os = "linux")]
 mod sysctl;
 
 pub use error::{Error, Result};

@@ -27,7 +27,7 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(98);
 const CARRIER: Duration = Duration::from_secs(5);
 
 /// A hardware address.
-pub(crate) type Mac = [u8; 6];
+pub type Mac = [u8; 6];
 
 /// Returns the hardware address that belongs to an IP address here. An address that comes back on another
 /// machine keeps its hardware address, so no neighbour table goes stale.

@@ -19,6 +19,10 @@ pub struct Config {
     pub node_network: Ipv4Net,
     /// How to reach the API servers.
     pub kubeconfig: PathBuf,
+    /// The API servers, as `https://HOST:PORT`: the first one is asked first, the next one when it does not answer.
+    /// Without any it is the one of the kubeconfig.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
     /// Labels that the node registers with.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

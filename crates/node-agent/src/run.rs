@@ -104,7 +104,11 @@ pub async fn run(config: Config, clock: SharedClock, random: Random) -> anyhow::
     let machine = Machine::read(&config.data_directory);
     let listener = kubelet::listen(&config).await.context("opening the kubelet API")?;
     let (client, runtime) = tokio::try_join!(
-        async { client::connect::from_kubeconfig(&config.kubeconfig).await.context("connecting to the API") },
+        async {
+            client::connect::from_kubeconfig(&config.kubeconfig, &config.servers)
+                .await
+                .context("connecting to the API")
+        },
         open_runtime(&config, sandbox_network, &clock, &random)
     )?;
     let version = node::runtime_version(runtime.as_ref()).await.context("asking the container runtime")?;

@@ -5,10 +5,13 @@
 
 mod layout;
 mod lease;
+mod members;
 mod open;
 mod proto;
 mod watch;
 mod wire;
+
+pub use members::{EtcdMember, EtcdMembers};
 
 use std::path::PathBuf;
 use std::sync::Arc;

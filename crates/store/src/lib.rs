@@ -11,7 +11,7 @@ mod memory;
 mod undo;
 
 pub use embedded::{EmbeddedStore, Options};
-pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub use etcd::{EtcdMember, EtcdMembers, EtcdOptions, EtcdStore, EtcdTls};
 pub use memory::MemoryStore;
 
 use std::fmt::Debug;

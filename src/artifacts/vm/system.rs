@@ -16,6 +16,8 @@ const DOCUMENTATION: &str = env!("CARGO_PKG_REPOSITORY");
 const UNITS: &str = "/etc/systemd/system";
 /// The unit that makes the system trust the spec's certificates.
 const TRUST: &str = "cluster-trust";
+/// The unit that serves the API.
+const CONTROL_PLANE: &str = "control-plane";
 
 /// The unit that ends pods when the machine shuts down.
 const PODS: &str = "node-pods";
@@ -231,6 +233,16 @@ fn service(plan: &Plan, unit: &Unit, given: &Given) -> Result<String> {
     values.insert("program", unit.command.first().context("the unit has no command")?);
     values.insert("command", &unit.command.join(" "));
     values.insert("agent", &agent);
+    values.insert("notifies", &unit.notifies);
+    // The API's port is a low one; the address that masters share is announced and led to it by the one who has it.
+    let shares = unit.name == CONTROL_PLANE && plan.spec.network.api.is_some();
+    values.insert("shares", &shares);
+    let capabilities = match (unit.name == CONTROL_PLANE, shares) {
+        (false, _) => "",
+        (true, false) => "CAP_NET_BIND_SERVICE",
+        (true, true) => "CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_NET_RAW",
+    };
+    values.insert("capabilities", capabilities);
     values.insert("selinux", &plan.spec.os.as_ref().is_some_and(|os| os.flavor == Flavor::FedoraCoreos));
     render::render("unit.service", &values)
 }

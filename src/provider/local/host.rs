@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Local, install_executable};
+use super::{Local, copy_program, install_executable};
 use crate::artifacts::File;
 use crate::error::{Context, Error, Result};
 use crate::plan::{Machine, Unit, cable_name};
@@ -75,6 +75,18 @@ impl Host for Node<'_> {
     async fn install_executable(&self, _: &Path, _: &Ui) -> Result<bool> {
         // A machine that has just started runs the new program by itself.
         Ok(self.local.new_executable.get() && !self.local.started.borrow().contains(&self.machine.name))
+    }
+
+    async fn install_program(&self, name: &str, source: &Path, _: &Ui) -> Result<bool> {
+        // One file serves all machines; whether another machine's turn has replaced it does not count as the same.
+        let directory = self.local.state.path("bin");
+        fs_err::create_dir_all(&directory)?;
+        let changed = copy_program(source, &directory, name)?;
+        let mut new = self.local.new_programs.borrow_mut();
+        if changed {
+            new.insert(name.to_owned());
+        }
+        Ok(new.contains(name))
     }
 
     async fn replace_executable(&self, executable: &Path, _: &Ui) -> Result<bool> {

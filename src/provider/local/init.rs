@@ -457,7 +457,7 @@ impl Running {
         match command.spawn() {
             Ok(child) => {
                 self.status.pid = i32::try_from(child.id()).ok();
-                self.status.state = UnitState::Starting;
+                self.status.state = if self.unit.notifies { UnitState::Starting } else { UnitState::Ready };
                 Ok(Some(read))
             }
             Err(error) => {

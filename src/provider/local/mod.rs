@@ -15,7 +15,7 @@ mod root;
 mod wait;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -63,6 +63,8 @@ pub(crate) struct Local<'a> {
     started: RefCell<Vec<String>>,
     /// This command has brought another executable than was there.
     new_executable: Cell<bool>,
+    /// Other programs of which that is so.
+    new_programs: RefCell<BTreeSet<String>>,
 }
 
 /// The first process of a machine, told from another one that has the same number.
@@ -111,7 +113,13 @@ struct Launch<'a> {
 impl<'a> Local<'a> {
     /// Returns the machines of `plan`, kept in `state`.
     pub(crate) fn new(plan: &'a Plan, state: &'a State) -> Self {
-        Self { plan, state, started: RefCell::default(), new_executable: Cell::new(false) }
+        Self {
+            plan,
+            state,
+            started: RefCell::default(),
+            new_executable: Cell::new(false),
+            new_programs: RefCell::default(),
+        }
     }
 
     fn node_directory(&self, machine: &str) -> PathBuf {
@@ -504,16 +512,7 @@ fn put(path: &Path, file: &File) -> Result<bool> {
 /// It is copied and not linked, so that a build or an upgrade of the original never meets a running node.
 fn install_executable(own: &Path, directory: &Path) -> Result<bool> {
     fs_err::create_dir_all(directory)?;
-    let target = directory.join("cluster");
-    let changed = !same_executable(own, &target);
-    if changed {
-        let temporary = directory.join(".cluster-new");
-        std::fs::copy(own, &temporary).context("copying the executable")?;
-        fs_err::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
-        let modified = fs_err::metadata(own)?.modified()?;
-        fs_err::OpenOptions::new().write(true).open(&temporary)?.file().set_modified(modified)?;
-        fs_err::rename(&temporary, &target)?;
-    }
+    let changed = copy_program(own, directory, "cluster")?;
     for name in ["control-plane", "node-agent"] {
         let link = directory.join(name);
         if std::fs::symlink_metadata(&link).is_err() {
@@ -521,6 +520,21 @@ fn install_executable(own: &Path, directory: &Path) -> Result<bool> {
         }
     }
     Ok(changed)
+}
+
+/// Copies an executable into `directory` as `name`, unless it is there already.
+fn copy_program(source: &Path, directory: &Path, name: &str) -> Result<bool> {
+    let target = directory.join(name);
+    if same_executable(source, &target) {
+        return Ok(false);
+    }
+    let temporary = directory.join(format!(".{name}-new"));
+    std::fs::copy(source, &temporary).context(format!("copying the executable of {name}"))?;
+    fs_err::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
+    let modified = fs_err::metadata(source)?.modified()?;
+    fs_err::OpenOptions::new().write(true).open(&temporary)?.file().set_modified(modified)?;
+    fs_err::rename(&temporary, &target)?;
+    Ok(true)
 }
 
 /// Compares size and time, as make and rsync do: the copy is given the time of its original.

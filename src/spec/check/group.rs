@@ -7,7 +7,7 @@ use crate::spec::document::{At, Group, Place};
 use crate::spec::{Machines, Network, ProviderKind};
 
 /// The most machines of one role. Masters are etcd members, of which more than seven only slow writes down.
-const MOST_MASTERS: i64 = 7;
+pub(crate) const MOST_MASTERS: i64 = 7;
 const MOST_WORKERS: i64 = 250;
 /// The least memory that a machine of namespaces comes up with, and that a CoreOS boots with.
 const LEAST_MEMORY: u64 = 128 << 20;

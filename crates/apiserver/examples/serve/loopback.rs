@@ -52,6 +52,7 @@ pub(crate) async fn serve(
         pki: Pki {
             ca_certificate: std::fs::read_to_string(directory.join("ca.pem"))?,
             kubelet_client: None,
+            front_proxy: None,
             ..testing::config().pki
         },
         ..testing::config()

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::access::{UserInfo, text};
 use crate::body::Body;
+use crate::config::FrontProxy;
 use crate::proxy::{Backend, Dial, backend, insecure};
 use crate::server::{ApiServer, Call, RequestBody};
 
@@ -55,44 +56,22 @@ pub(crate) struct Service {
 
 /// All of them. The task that follows the store writes, requests read.
 pub(crate) struct Aggregator {
-    identity: Identity,
-    /// The certificate of who signed the identity, PEM: other servers find it in a config map.
-    pub(crate) authority: String,
+    front: FrontProxy,
     by_name: Mutex<BTreeMap<String, Arc<Service>>>,
     services: ArcSwap<Vec<Arc<Service>>>,
 }
 
 impl Aggregator {
-    /// Makes an authority and a certificate for this process. Other servers read the authority from the config
-    /// map, and follow it when it changes.
-    ///
-    /// # Errors
-    /// When no certificate can be made.
-    pub(crate) fn new() -> Result<Self, String> {
-        let failed = |error: rcgen::Error| format!("making the front proxy's certificate: {error}");
-        let mut authority = rcgen::CertificateParams::new(Vec::new()).map_err(failed)?;
-        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        authority.distinguished_name.push(rcgen::DnType::CommonName, "front-proxy-ca");
-        let authority_key = rcgen::KeyPair::generate().map_err(failed)?;
-        let pem = authority.self_signed(&authority_key).map_err(failed)?.pem();
-        let issuer = rcgen::Issuer::new(authority, authority_key);
-        let mut own = rcgen::CertificateParams::new(Vec::new()).map_err(failed)?;
-        own.distinguished_name.push(rcgen::DnType::CommonName, NAME);
-        own.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        let key = rcgen::KeyPair::generate().map_err(failed)?;
-        let certificate = own.signed_by(&key, &issuer).map_err(failed)?;
-        let identity = Identity {
-            chain: vec![certificate.der().clone()],
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-        };
-        Ok(Self { identity, authority: pem, by_name: Mutex::default(), services: ArcSwap::default() })
+    /// Shows other servers the certificate of `front`.
+    pub(crate) fn new(front: FrontProxy) -> Self {
+        Self { front, by_name: Mutex::default(), services: ArcSwap::default() }
     }
 
     /// Returns what other servers must know to believe this one.
     pub(crate) fn request_header(&self) -> Value {
         let list = |names: &[&str]| serde_json::json!(names).to_string();
         serde_json::json!({
-            "requestheader-client-ca-file": self.authority,
+            "requestheader-client-ca-file": self.front.authority,
             "requestheader-allowed-names": list(&[NAME]),
             "requestheader-username-headers": list(&["X-Remote-User"]),
             "requestheader-uid-headers": list(&["X-Remote-Uid"]),
@@ -141,7 +120,7 @@ impl Aggregator {
 
     fn tls(&self, spec: &Value) -> Result<Arc<ClientConfig>, String> {
         if spec["insecureSkipTLSVerify"] == true {
-            return insecure(Some(self.identity.duplicate())).map_err(|status| status.message);
+            return insecure(Some(self.front.identity.duplicate())).map_err(|status| status.message);
         }
         let bundle = STANDARD
             .decode(text(spec, "/caBundle"))
@@ -149,7 +128,7 @@ impl Aggregator {
         let authorities: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bundle)
             .collect::<Result<_, _>>()
             .map_err(|error| format!("the caBundle is not PEM: {error}"))?;
-        machinery::tls::client(&authorities, Some(self.identity.duplicate()))
+        machinery::tls::client(&authorities, Some(self.front.identity.duplicate()))
             .map(Arc::new)
             .map_err(|error| error.to_string())
     }
@@ -162,6 +141,33 @@ impl Aggregator {
     /// Returns who serves a group and version.
     pub(crate) fn find(&self, group: &str, version: &str) -> Option<Arc<Service>> {
         self.services.load().iter().find(|one| one.group == group && one.version == version).cloned()
+    }
+}
+
+impl FrontProxy {
+    /// Makes an authority and a certificate for this process. Other servers read the authority from the config
+    /// map, and follow it when it changes.
+    ///
+    /// # Errors
+    /// When no certificate can be made.
+    pub(crate) fn make() -> Result<Self, String> {
+        let failed = |error: rcgen::Error| format!("making the front proxy's certificate: {error}");
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).map_err(failed)?;
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "front-proxy-ca");
+        let authority_key = rcgen::KeyPair::generate().map_err(failed)?;
+        let pem = authority.self_signed(&authority_key).map_err(failed)?.pem();
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let mut own = rcgen::CertificateParams::new(Vec::new()).map_err(failed)?;
+        own.distinguished_name.push(rcgen::DnType::CommonName, NAME);
+        own.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let key = rcgen::KeyPair::generate().map_err(failed)?;
+        let certificate = own.signed_by(&key, &issuer).map_err(failed)?;
+        let identity = Identity {
+            chain: vec![certificate.der().clone()],
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        };
+        Ok(Self { authority: pem, identity })
     }
 }
 

@@ -295,6 +295,38 @@ pub(super) struct ClusterMember {
     pub(super) id: u64,
     #[prost(string, tag = "2")]
     pub(super) name: String,
+    #[prost(string, repeated, tag = "3")]
+    pub(super) peer_urls: Vec<String>,
+    #[prost(bool, tag = "5")]
+    pub(super) learner: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MemberAddRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) peer_urls: Vec<String>,
+    #[prost(bool, tag = "2")]
+    pub(super) learner: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MemberAddResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<ResponseHeader>,
+}
+
+/// Answered like [`MemberListRequest`].
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MemberRemoveRequest {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+}
+
+/// Answered like [`MemberListRequest`].
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MemberPromoteRequest {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
 }
 
 /// What every response says of the cluster that gave it.
@@ -322,4 +354,5 @@ answers!(
     StatusResponse,
     DefragmentResponse,
     MemberListResponse,
+    MemberAddResponse,
 );
