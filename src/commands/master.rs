@@ -22,7 +22,7 @@ use crate::provider::{self, Power};
 use crate::spec::{ClusterSpec, MOST_MASTERS};
 use crate::state::State;
 
-/// How long a member that has started may take to catch up with the others.
+/// How long etcd may take until it accepts a change of its members.
 const CATCH_UP: Duration = Duration::from_secs(120);
 
 /// Runs `cluster master`.
@@ -65,23 +65,30 @@ async fn add(
     if after.own_etcd() {
         let members = etcd::members(before, state)?.context("there is no etcd")?;
         session.ui.begin("etcd", &format!("announcing {}", new.name));
-        members.add_learner(&peer_url(new)).await.context("adding a member to etcd")?;
+        settled("etcd to take a new member", async || members.add_learner(&peer_url(new)).await).await?;
         session.ui.done("etcd", &format!("{} may join", new.name));
     }
     up::bring(session, &spec, state, completion).await?;
     if after.own_etcd() {
         session.ui.begin("etcd", &format!("{} is catching up", new.name));
         let members = etcd::members(before, state)?.context("there is no etcd")?;
-        let attempt = async || match members.promote(&peer_url(new)).await {
-            Ok(()) => Attempt::Done(()),
-            Err(error @ store::Error::Unavailable(_)) => Attempt::Again(error.to_string()),
-            Err(error) => Attempt::Fatal(error),
-        };
         let what = format!("{} to catch up with the other members of etcd", new.name);
-        retry::until(&what, CATCH_UP, Backoff::QUICK, &*clock::system(), &Random::from_os(), attempt).await?;
+        settled(&what, async || members.promote(&peer_url(new)).await).await?;
         session.ui.done("etcd", &format!("{} has a vote", new.name));
     }
     session.ui.note(&format!("{} has {} now", spec.name, count(spec.masters.count, "master")));
+    Ok(())
+}
+
+/// Changes the members of etcd, which refuses that as long as they have not been connected for some seconds, or one of
+/// them has not caught up. Each change finds out by itself what was done already.
+async fn settled(what: &str, change: impl AsyncFn() -> store::Result<()>) -> Result<()> {
+    let attempt = async || match change().await {
+        Ok(()) => Attempt::Done(()),
+        Err(error @ store::Error::Unavailable(_)) => Attempt::Again(error.to_string()),
+        Err(error) => Attempt::Fatal(error),
+    };
+    retry::until(what, CATCH_UP, Backoff::QUICK, &*clock::system(), &Random::from_os(), attempt).await?;
     Ok(())
 }
 
@@ -164,7 +171,7 @@ async fn remove(
     if before.own_etcd() {
         ui.begin("etcd", &format!("taking {} out", machine.name));
         let members = etcd::members(&after, state)?.context("there is no etcd")?;
-        members.remove(&peer_url(machine)).await.context("taking a member out of etcd")?;
+        settled("etcd to let a member go", async || members.remove(&peer_url(machine)).await).await?;
         ui.done("etcd", &format!("{} is no member any more", machine.name));
     }
     // From here on the rest is found again by whatever comes next, should this be cut short.
