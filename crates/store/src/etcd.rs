@@ -8,6 +8,7 @@ mod lease;
 mod members;
 mod open;
 mod proto;
+mod restore;
 mod watch;
 mod wire;
 
@@ -236,19 +237,11 @@ async fn answer_revisions(
         for one in waiting.drain(..) {
             let told = match &answer {
                 Ok(answer) => Ok(answer.header.as_ref().map_or(0, |header| unsigned(header.revision))),
-                Err(error) => Err(again(error)),
+                Err(error) => Err(error.duplicate()),
             };
             // Whoever asked may have gone away.
             let _gone = one.send(told);
         }
-    }
-}
-
-/// Errors go to one caller each.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::Refused(text) => Error::Refused(text.clone()),
-        other => Error::Unavailable(other.detail()),
     }
 }
 

@@ -8,6 +8,7 @@ mod embedded;
 mod etcd;
 mod hub;
 mod memory;
+pub mod snapshot;
 mod undo;
 
 pub use embedded::{EmbeddedStore, Options};
@@ -136,6 +137,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns the same error for another caller who waits for the same thing.
+    fn duplicate(&self) -> Self {
+        match self {
+            Self::Conflict { key, current } => Self::Conflict { key: key.clone(), current: current.clone() },
+            Self::Compacted { asked, oldest } => Self::Compacted { asked: *asked, oldest: *oldest },
+            Self::Future { asked, current } => Self::Future { asked: *asked, current: *current },
+            Self::Unavailable(text) => Self::Unavailable(text.clone()),
+            Self::Damaged(text) => Self::Damaged(text.clone()),
+            Self::Refused(text) => Self::Refused(text.clone()),
+        }
+    }
+
     /// Returns the text without the words that all errors of its kind begin with.
     fn detail(&self) -> String {
         match self {

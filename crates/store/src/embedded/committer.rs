@@ -1,21 +1,25 @@
 //! The one writer: drains the waiting writes, decides each against those before it, commits them in one batch
-//! with one fsync, then publishes and answers.
+//! with one fsync, then publishes and answers. After a failure it opens the database anew.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fjall::{PersistMode, Readable};
 use jiff::{SignedDuration, Timestamp};
 use machinery::clock::SharedClock;
+use machinery::names::Random;
+use machinery::retry::Backoff;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Disk;
-use super::record::{Expiry, Position, Record};
+use super::disk::{Counters, Disk, Slot};
+use super::record::{Expiry, Record};
+use super::stage::{Request, Staged, decide, stage};
+use super::{Options, witness};
 use crate::hub::Hub;
-use crate::{Change, Entry, Error, Event, Expect, Result, Revision};
+use crate::{Change, Error, Event, Result, Revision};
 
 /// The most writes in one batch: keeps the latency of the first writer low when very many wait.
 const BATCH: usize = 512;
@@ -26,52 +30,59 @@ const COMPACTION_STEP: u64 = 2000;
 /// How often the time is noted beside the revision, for keeping history by time.
 const MARK_EVERY: Duration = Duration::from_secs(30);
 
+/// How soon a database that failed is opened again: nothing works until then, and the cause may be gone soon.
+const REOPEN: Backoff = Backoff { first: Duration::from_millis(100), ..Backoff::QUICK };
+
 pub(super) enum Command {
     Write { key: Arc<str>, request: Request, answer: oneshot::Sender<Result<Event>> },
     Compact { revision: Revision, answer: oneshot::Sender<Result<()>> },
 }
 
-pub(super) enum Request {
-    /// The life is how long the entry is kept, if not for ever.
-    Put {
-        value: Bytes,
-        expect: Expect,
-        life: Option<Duration>,
-    },
-    Delete {
-        expect: Revision,
-    },
-}
+/// A write that waits, and who waits for it.
+type Write = (Arc<str>, Request, oneshot::Sender<Result<Event>>);
 
 pub(super) struct Committer {
-    disk: Arc<Disk>,
+    path: PathBuf,
+    slot: Arc<Slot>,
     hub: Arc<Hub>,
     clock: SharedClock,
-    history: Duration,
+    random: Random,
+    options: Options,
     revision: Revision,
     compacted: Revision,
+    /// The database has failed and is to be opened anew.
+    failed: bool,
+    /// How often that was in vain.
+    attempts: u32,
     /// When the first entry's life is over, if there is one.
     expires: Option<Timestamp>,
     /// When which revision was current, oldest first.
     marks: VecDeque<(Timestamp, Revision)>,
 }
 
-/// A write that waits, and who waits for it.
-type Write = (Arc<str>, Request, oneshot::Sender<Result<Event>>);
-
-/// The keys that this batch has changed so far; `None` is deleted.
-type Staged = HashMap<Arc<str>, Option<Entry>>;
-
 impl Committer {
     pub(super) fn new(
-        disk: Arc<Disk>,
+        path: PathBuf,
+        slot: Arc<Slot>,
         hub: Arc<Hub>,
         clock: SharedClock,
-        history: Duration,
-        revision: Revision,
-        compacted: Revision,
+        options: Options,
+        Counters { revision, compacted }: Counters,
     ) -> Self {
-        Self { disk, hub, clock, history, revision, compacted, expires: None, marks: VecDeque::new() }
+        Self {
+            path,
+            slot,
+            hub,
+            clock,
+            random: Random::from_os(),
+            options,
+            revision,
+            compacted,
+            failed: false,
+            attempts: 0,
+            expires: None,
+            marks: VecDeque::new(),
+        }
     }
 
     /// Starts the thread. It ends when the last sender of `queue` is gone.
@@ -104,6 +115,9 @@ impl Committer {
 
     /// Returns how long there is nothing to do unless somebody asks.
     fn pause(&self) -> Duration {
+        if self.failed {
+            return REOPEN.delay(self.attempts, &self.random);
+        }
         let now = self.clock.now();
         self.expires.map_or(MARK_EVERY, |time| {
             // A moment more: the time on disk has whole milliseconds.
@@ -113,6 +127,9 @@ impl Committer {
     }
 
     fn serve(&mut self, waiting: Vec<Command>) {
+        if self.failed {
+            self.reopen();
+        }
         let mut writes = Vec::with_capacity(waiting.len());
         let mut compactions = Vec::new();
         for command in waiting {
@@ -128,19 +145,79 @@ impl Committer {
             // Whoever asked may have gone away; the work is done all the same.
             let _gone = answer.send(self.compact(revision));
         }
-        if self.expires.is_some_and(|time| time <= self.clock.now()) {
-            self.expire();
+        if self.expires.is_some_and(|time| time <= self.clock.now())
+            && let Err(error) = self.expire()
+        {
+            tracing::warn!(%error, "deleting what has expired");
         }
         if let Some(revision) = self.due()
             && let Err(error) = self.compact(revision)
         {
             tracing::warn!(%error, revision, "compacting the store");
         }
+        if self.failed && self.attempts == 0 {
+            self.reopen();
+        }
+    }
+
+    /// Notes a failure of a write and returns what to say of it. The library takes no writes after one that has
+    /// failed, and what it has in memory may not be what is on disk: it is opened anew.
+    fn failure(&mut self, disk: &Disk, error: &fjall::Error) -> Error {
+        let error = disk.failed(error);
+        tracing::error!(%error, "writing to the store");
+        self.failed = true;
+        error
+    }
+
+    /// Opens the database anew after a failure.
+    fn reopen(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.slot.close("the store is being opened anew after a failed write");
+        let opened = witness::rewrite_journals(&self.path)
+            .map_err(|error| super::disk::explain(&self.path, &fjall::Error::Io(error)))
+            .and_then(|()| Disk::open(&self.path, &self.options))
+            .and_then(|(disk, counters)| {
+                if counters.revision < self.revision {
+                    return Err(disk.damaged(&format!(
+                        "revision {} was acknowledged, but what is there ends at {}",
+                        self.revision, counters.revision
+                    )));
+                }
+                // What was written and not acknowledged may have become durable: then it has happened.
+                let events = disk.changes(&disk.database.snapshot(), self.revision, counters.revision)?;
+                Ok((disk, counters, events))
+            });
+        match opened {
+            Ok((disk, counters, events)) => {
+                disk.witness.note(counters.revision);
+                self.slot.set(Ok(disk));
+                (self.revision, self.compacted) = (counters.revision, counters.compacted);
+                (self.failed, self.attempts) = (false, 0);
+                self.expires = self.first_expiry();
+                self.hub.publish(events);
+                tracing::info!(revision = self.revision, "the store is open again");
+            }
+            Err(error) => {
+                tracing::warn!(%error, attempt = self.attempts, "opening the store again");
+                self.slot.set(Err(error));
+            }
+        }
     }
 
     fn commit(&mut self, writes: Vec<Write>, done: Vec<Expiry>) {
+        let slot = self.slot.clone();
+        let disk = match slot.disk() {
+            Ok(disk) => disk,
+            Err(error) => {
+                for (.., answer) in writes {
+                    let _gone = answer.send(Err(error.duplicate()));
+                }
+                return;
+            }
+        };
+        let full = self.full();
         let mut staged = Staged::new();
-        let mut batch = self.disk.database.batch().durability(Some(PersistMode::SyncData));
+        let mut batch = disk.database.batch().durability(Some(PersistMode::SyncData));
         let mut next = self.revision;
         let mut accepted = Vec::with_capacity(writes.len());
         let mut expires = self.expires;
@@ -149,13 +226,17 @@ impl Committer {
                 Request::Put { life, .. } => *life,
                 Request::Delete { .. } => None,
             };
-            match self.decide(&staged, next + 1, key, request) {
+            let decided = match (&full, &request) {
+                (Some(why), Request::Put { .. }) => Err(Error::Unavailable(why.clone())),
+                _ => decide(&disk, &staged, next + 1, key, request),
+            };
+            match decided {
                 Ok(event) => {
                     next += 1;
-                    self.stage(&mut batch, &event);
+                    stage(&disk, &mut batch, &event);
                     if let Some(life) = life {
                         let over = self.over(life);
-                        batch.insert(&self.disk.expiry, Expiry { over, revision: next }.encode(), []);
+                        batch.insert(&disk.expiry, Expiry { over, revision: next }.encode(), []);
                         expires = Some(expires.map_or(over, |first| first.min(over)));
                     }
                     let now = match &event.change {
@@ -174,11 +255,12 @@ impl Committer {
             return;
         }
         for expiry in done {
-            batch.remove(&self.disk.expiry, expiry.encode());
+            batch.remove(&disk.expiry, expiry.encode());
         }
-        batch.insert(&self.disk.meta, "revision", next.to_be_bytes());
+        batch.insert(&disk.meta, "revision", next.to_be_bytes());
         match batch.commit() {
             Ok(()) => {
+                disk.witness.note(next);
                 self.revision = next;
                 self.expires = expires;
                 self.hub.publish(accepted.iter().map(|(event, _)| event.clone()).collect());
@@ -187,12 +269,24 @@ impl Committer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "committing to the store");
+                let error = self.failure(&disk, &error);
                 for (_, answer) in accepted {
-                    let _gone = answer.send(Err(self.disk.unavailable(&error)));
+                    let _gone = answer.send(Err(error.duplicate()));
                 }
             }
         }
+    }
+
+    /// Says why nothing more may be stored, if so.
+    fn full(&self) -> Option<String> {
+        let (room, reserve) = (witness::room(&self.path)?, self.options.reserve_bytes);
+        (room < reserve).then(|| {
+            format!(
+                "the disk of {} is full: {room} bytes are left, and {reserve} are kept for tidying up; make room, \
+                 or delete objects",
+                self.path.display()
+            )
+        })
     }
 
     /// Returns when a life that begins now is over.
@@ -204,93 +298,45 @@ impl Committer {
     }
 
     fn first_expiry(&self) -> Option<Timestamp> {
-        let first = self.disk.expiry.first_key_value()?;
-        Some(Expiry::decode(&first.key().ok()?)?.over)
+        let first = self.slot.read(|disk| {
+            let Some(first) = disk.expiry.first_key_value() else { return Ok(None) };
+            let key = first.key().map_err(|error| disk.failed(&error))?;
+            let expiry = Expiry::decode(&key).ok_or_else(|| disk.damaged("an expiry is not readable"))?;
+            Ok(Some(expiry.over))
+        });
+        first.unwrap_or_else(|error| {
+            tracing::error!(%error, "nothing expires any more");
+            None
+        })
     }
 
     /// Deletes the entries whose life is over and that nobody has changed since.
-    fn expire(&mut self) {
+    fn expire(&mut self) -> Result<()> {
         let now = Expiry { over: self.clock.now(), revision: Revision::MAX };
-        let view = self.disk.database.snapshot();
-        let (mut writes, mut done): (Vec<Write>, Vec<Expiry>) = (Vec::new(), Vec::new());
-        for guard in view.range(&self.disk.expiry, ..=now.encode()).take(BATCH) {
-            let Some(expiry) = guard.key().ok().and_then(|key| Expiry::decode(&key)) else {
-                tracing::error!("an entry's expiry is not readable; nothing expires until that is repaired");
-                self.expires = None;
-                return;
-            };
-            // A record that was replaced may have been compacted away.
-            let record = self.disk.log.get(expiry.revision.to_be_bytes());
-            let record = record.ok().flatten().and_then(|bytes| Record::decode(&bytes));
-            if let Some(record) = record {
-                let (answer, _nobody) = oneshot::channel();
-                writes.push((record.key, Request::Delete { expect: expiry.revision }, answer));
+        self.expires = None;
+        let (writes, done) = self.slot.read(|disk| {
+            let view = disk.database.snapshot();
+            let (mut writes, mut done): (Vec<Write>, Vec<Expiry>) = (Vec::new(), Vec::new());
+            for guard in view.range(&disk.expiry, ..=now.encode()).take(BATCH) {
+                let key = guard.key().map_err(|error| disk.failed(&error))?;
+                let expiry = Expiry::decode(&key).ok_or_else(|| disk.damaged("an expiry is not readable"))?;
+                // A record that was replaced may have been compacted away.
+                let record = view.get(&disk.log, expiry.revision.to_be_bytes());
+                if let Some(bytes) = record.map_err(|error| disk.failed(&error))? {
+                    let record = Record::decode(&bytes)
+                        .ok_or_else(|| disk.damaged("a record of the log is not readable"))?;
+                    let (answer, _nobody) = oneshot::channel();
+                    writes.push((record.key, Request::Delete { expect: expiry.revision }, answer));
+                }
+                done.push(expiry);
             }
-            done.push(expiry);
-        }
-        drop(view);
+            Ok((writes, done))
+        })?;
         self.commit(writes, done);
-        self.expires = self.first_expiry();
-    }
-
-    /// Returns what `request` does at `revision`, or why it may not.
-    fn decide(&self, staged: &Staged, revision: Revision, key: Arc<str>, request: Request) -> Result<Event> {
-        let previous = match staged.get(&key) {
-            Some(entry) => entry.clone(),
-            None => self.disk.entry(&self.disk.database.snapshot(), &key)?,
-        };
-        let expected = match &request {
-            Request::Put { expect: Expect::Absent, .. } => previous.is_none(),
-            Request::Put { expect: Expect::Revision(at), .. } | Request::Delete { expect: at } => {
-                previous.as_ref().is_some_and(|old| old.mod_revision == *at)
-            }
-        };
-        if !expected {
-            return Err(Error::Conflict { key: key.to_string(), current: previous });
+        if !self.failed {
+            self.expires = self.first_expiry();
         }
-        let change = match (request, previous) {
-            (Request::Put { value, .. }, previous) => Change::Put {
-                entry: Entry {
-                    value,
-                    create_revision: previous.as_ref().map_or(revision, |old| old.create_revision),
-                    mod_revision: revision,
-                    key,
-                },
-                previous,
-            },
-            (Request::Delete { .. }, Some(previous)) => Change::Delete { previous },
-            (Request::Delete { .. }, None) => {
-                return Err(Error::Conflict { key: key.to_string(), current: None });
-            }
-        };
-        Ok(Event { revision, change })
-    }
-
-    fn stage(&self, batch: &mut fjall::OwnedWriteBatch, event: &Event) {
-        let record = match &event.change {
-            Change::Put { entry, previous } => {
-                let position = Position { created: entry.create_revision, modified: event.revision };
-                batch.insert(&self.disk.index, entry.key.as_bytes(), position.encode());
-                Record {
-                    deleted: false,
-                    created: entry.create_revision,
-                    previous: previous.as_ref().map_or(0, |old| old.mod_revision),
-                    key: entry.key.clone(),
-                    value: entry.value.clone(),
-                }
-            }
-            Change::Delete { previous } => {
-                batch.remove(&self.disk.index, previous.key.as_bytes());
-                Record {
-                    deleted: true,
-                    created: previous.create_revision,
-                    previous: previous.mod_revision,
-                    key: previous.key.clone(),
-                    value: Bytes::new(),
-                }
-            }
-        };
-        batch.insert(&self.disk.log, event.revision.to_be_bytes(), record.encode());
+        Ok(())
     }
 
     /// Returns the revision before which history is older than it needs to be kept.
@@ -301,7 +347,7 @@ impl Committer {
             self.marks.push_back((now, self.revision));
         }
         let mut due = None;
-        while self.marks.front().is_some_and(|(then, _)| age(*then) > self.history) {
+        while self.marks.front().is_some_and(|(then, _)| age(*then) > self.options.history) {
             due = self.marks.pop_front().map(|(_, revision)| revision);
         }
         due.filter(|revision| *revision > self.compacted)
@@ -320,10 +366,11 @@ impl Committer {
 
     /// Drops every record that a record in `(compacted, until]` replaced.
     fn compact_step(&mut self, until: Revision) -> Result<()> {
-        let disk = &self.disk;
+        let slot = self.slot.clone();
+        let disk = slot.disk()?;
         let mut batch = disk.database.batch();
         for guard in disk.log.range((self.compacted + 1).to_be_bytes()..=until.to_be_bytes()) {
-            let (key, value) = guard.into_inner().map_err(|error| disk.unavailable(&error))?;
+            let (key, value) = guard.into_inner().map_err(|error| disk.failed(&error))?;
             let record =
                 Record::decode(&value).ok_or_else(|| disk.damaged("a record of the log is not readable"))?;
             if record.previous != 0 {
@@ -336,7 +383,7 @@ impl Committer {
             }
         }
         batch.insert(&disk.meta, "compacted", until.to_be_bytes());
-        batch.commit().map_err(|error| disk.unavailable(&error))?;
+        batch.commit().map_err(|error| self.failure(&disk, &error))?;
         self.compacted = until;
         Ok(())
     }

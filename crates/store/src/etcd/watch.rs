@@ -52,7 +52,8 @@ pub(super) fn follow(source: Source, prefix: String, after: Revision) -> Events 
 /// Returns the oldest revision that etcd still has, when it has forgotten `asked`.
 pub(super) async fn oldest(source: &Source, asked: Revision) -> Option<Revision> {
     let mut follower = Follower {
-        source: source.clone(),
+        // Nobody waits for how far this one is.
+        source: Source { wanted: watch::channel(0).1, ..source.clone() },
         prefix: "/".into(),
         seen: asked,
         open: None,

@@ -4,8 +4,11 @@
 
 mod contract;
 mod crash;
+mod embedded_faults;
 mod engines;
 mod etcd;
 mod etcd_faults;
+mod history;
 mod kit;
+mod moving;
 mod suite;
