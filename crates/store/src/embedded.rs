@@ -8,6 +8,7 @@
 
 mod committer;
 mod disk;
+mod journal;
 mod record;
 mod restore;
 mod stage;
@@ -20,7 +21,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fjall::Keyspace;
 use machinery::clock::SharedClock;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,7 +28,7 @@ use self::committer::{Command, Committer};
 use self::disk::{Disk, FORMAT, Slot};
 use self::stage::Request;
 use crate::hub::{Backlog, Hub};
-use crate::undo::{self, check_revision};
+use crate::undo::check_revision;
 use crate::{
     Change, Entry, Error, Event, Events, Expect, Health, Page, Range, Result, Revision, Store, check_write,
 };
@@ -162,12 +162,7 @@ impl Store for EmbeddedStore {
             let counters = disk.counters(&view)?;
             let revision = check_revision(range.revision, counters.compacted, counters.revision)?;
             let later = disk.changes(&view, revision, counters.revision)?;
-            let mut failure = None;
-            let entries = disk
-                .entries(&view, &range.prefix)
-                .map_while(|entry| entry.map_err(|error| failure = Some(error)).ok());
-            let page = undo::page(undo::rewind(entries, &later, &range.prefix), &range, revision);
-            failure.map_or(Ok(page), Err)
+            disk.page(&view, &range, revision, &later)
         })
         .await
     }
@@ -220,17 +215,10 @@ impl Store for EmbeddedStore {
     }
 
     async fn defragment(&self) -> Result<()> {
-        self.read(|disk| {
-            for keyspace in disk.keyspaces() {
-                // A table is only made smaller by writing it anew, and what is fresh is in no table yet.
-                keyspace
-                    .rotate_memtable_and_wait()
-                    .and_then(|()| keyspace.major_compact())
-                    .map_err(|error| disk.failed(&error))?;
-            }
-            Ok(())
-        })
-        .await
+        self.read(Disk::rewrite).await?;
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Shrink { answer: Some(answer) }).await?;
+        answered.await.map_err(|_| closed())?
     }
 
     async fn health(&self) -> Result<Health> {
@@ -239,8 +227,8 @@ impl Store for EmbeddedStore {
             Ok(Health {
                 engine: format!("embedded, format {FORMAT}"),
                 revision: disk.counters(&view)?.revision,
-                size: disk.database.disk_space().map_err(|error| disk.failed(&error))?,
-                used: disk.keyspaces().map(Keyspace::disk_space).iter().sum(),
+                size: disk.tables() + journal::size(&disk.path),
+                used: disk.tables(),
                 members: Vec::new(),
             })
         })

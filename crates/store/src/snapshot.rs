@@ -3,10 +3,11 @@
 //! The format is the same for every engine, so that a store can move from one to another with its revisions:
 //! a line of magic, a header in JSON, the entries, and at the end their number and a SHA-256 of all before.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -48,57 +49,75 @@ pub struct Summary {
     pub checksum: String,
 }
 
-/// Writes everything under `prefix` as it is now to `out`, while the store goes on being written to.
-///
-/// # Errors
-/// When the store fails, or `out` does ([`Error::Unavailable`]). What was written by then is no snapshot.
-pub async fn save(
-    store: &dyn Store,
+/// Returns everything under `prefix` as it is now as the blocks of a snapshot, while the store goes on being written
+/// to. A snapshot that ends with an error, or before the stream does, is none, and is found not to be.
+pub fn stream(
+    store: Arc<dyn Store>,
     prefix: &str,
     taken: jiff::Timestamp,
-    out: &mut (dyn Write + Send),
-) -> Result<Summary> {
-    let mut writer = Writer { out, digest: Sha256::new() };
-    let engine = store.health().await?.engine;
-    let mut range = Range { prefix: prefix.into(), limit: PAGE, ..Range::default() };
-    let mut header: Option<Header> = None;
-    let (mut entries, mut bytes) = (0, 0);
-    loop {
-        let page = store.range(range.clone()).await?;
-        if header.is_none() {
-            let begun = Header {
-                engine: engine.clone(),
+) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+    let range = Range { prefix: prefix.into(), limit: PAGE, ..Range::default() };
+    let begin = Saving { store, taken, range, digest: Sha256::new(), entries: 0 };
+    stream::try_unfold(Some(begin), async |saving| match saving {
+        None => Ok(None),
+        Some(saving) => saving.block().await.map(Some),
+    })
+}
+
+/// A snapshot that is being taken.
+struct Saving {
+    store: Arc<dyn Store>,
+    taken: jiff::Timestamp,
+    /// What comes next; its revision is set once the first page is there.
+    range: Range,
+    digest: Sha256,
+    entries: u64,
+}
+
+impl Saving {
+    /// Returns the next block, and what goes on after it.
+    async fn block(mut self) -> Result<(Bytes, Option<Self>)> {
+        let page = self.store.range(self.range.clone()).await?;
+        let mut block = Vec::new();
+        if self.range.revision.is_none() {
+            let header = Header {
+                engine: self.store.health().await?.engine,
                 revision: page.revision,
-                taken: taken.to_string(),
-                prefix: prefix.into(),
+                taken: self.taken.to_string(),
+                prefix: self.range.prefix.clone(),
             };
-            writer.put(MAGIC)?;
-            writer
-                .sized(&serde_json::to_vec(&begun).map_err(|error| Error::Unavailable(error.to_string()))?)?;
-            header = Some(begun);
+            let header =
+                serde_json::to_vec(&header).map_err(|error| Error::Unavailable(error.to_string()))?;
+            block.extend_from_slice(MAGIC);
+            sized(&mut block, &header);
         }
         for entry in &page.entries {
-            writer.put(&[ENTRY])?;
-            writer.put(&entry.create_revision.to_be_bytes())?;
-            writer.put(&entry.mod_revision.to_be_bytes())?;
-            writer.sized(entry.key.as_bytes())?;
-            writer.sized(&entry.value)?;
-            entries += 1;
-            bytes += (entry.key.len() + entry.value.len()) as u64;
+            block.push(ENTRY);
+            block.extend_from_slice(&entry.create_revision.to_be_bytes());
+            block.extend_from_slice(&entry.mod_revision.to_be_bytes());
+            sized(&mut block, entry.key.as_bytes());
+            sized(&mut block, &entry.value);
+            self.entries += 1;
         }
-        range.revision = Some(page.revision);
-        match page.entries.last() {
-            Some(last) if page.remaining > 0 => range.after = Some(last.key.to_string()),
-            _ => break,
+        self.range.revision = Some(page.revision);
+        let more = page.entries.last().filter(|_| page.remaining > 0);
+        self.range.after = more.map(|last| last.key.to_string());
+        if more.is_some() {
+            self.digest.update(&block);
+            return Ok((block.into(), Some(self)));
         }
+        block.push(END);
+        block.extend_from_slice(&self.entries.to_be_bytes());
+        self.digest.update(&block);
+        block.extend_from_slice(&self.digest.finalize());
+        Ok((block.into(), None))
     }
-    writer.put(&[END])?;
-    writer.put(&u64::to_be_bytes(entries))?;
-    let checksum = writer.digest.clone().finalize();
-    writer.put(&checksum)?;
-    writer.out.flush().map_err(|error| cannot_write(&error))?;
-    let header = header.ok_or_else(|| Error::Unavailable("the store gave no first page".into()))?;
-    Ok(Summary { header, entries, bytes, checksum: hex(&checksum) })
+}
+
+/// Appends the length of `bytes`, and `bytes`. No store takes what is longer than a length can say.
+fn sized(block: &mut Vec<u8>, bytes: &[u8]) {
+    block.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    block.extend_from_slice(bytes);
 }
 
 /// Reads a snapshot to its end and hands each entry to `each`.
@@ -167,32 +186,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn cannot_write(error: &std::io::Error) -> Error {
-    Error::Unavailable(format!("writing the snapshot: {error}"))
-}
-
 fn cannot_read(error: &std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => Error::Damaged("the snapshot ends too early".into()),
         _ => Error::Unavailable(format!("reading the snapshot: {error}")),
-    }
-}
-
-struct Writer<'a> {
-    out: &'a mut (dyn Write + Send),
-    digest: Sha256,
-}
-
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.digest.update(bytes);
-        self.out.write_all(bytes).map_err(|error| cannot_write(&error))
-    }
-
-    fn sized(&mut self, bytes: &[u8]) -> Result<()> {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.put(&length.to_be_bytes())?;
-        self.put(bytes)
     }
 }
 
@@ -235,20 +232,24 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt;
     use proptest::prelude::*;
 
     use super::*;
     use crate::{Expect, MemoryStore};
 
     async fn saved() -> (Vec<u8>, Summary) {
-        let store = MemoryStore::new();
+        let store = Arc::new(MemoryStore::new());
         for number in 0..1200 {
             let key = format!("/registry/{number:04}");
             store.put(&key, Bytes::from(format!("value {number}")), Expect::Absent).await.unwrap();
         }
         store.put("/elsewhere", Bytes::from("x"), Expect::Absent).await.unwrap();
-        let mut file = Vec::new();
-        let summary = save(&store, "/registry/", jiff::Timestamp::UNIX_EPOCH, &mut file).await.unwrap();
+        let blocks = stream(store, "/registry/", jiff::Timestamp::UNIX_EPOCH);
+        let blocks: Vec<Bytes> = blocks.try_collect().await.unwrap();
+        assert_eq!(blocks.len(), 3, "of {PAGE} entries each");
+        let file = blocks.concat();
+        let summary = inspect(&mut &*file).unwrap();
         (file, summary)
     }
 

@@ -19,20 +19,26 @@ pub(crate) fn check_revision(
     }
 }
 
-/// Takes back `later`, the changes after the wanted revision in order, from the `current` entries under `prefix`.
-pub(crate) fn rewind(
-    current: impl Iterator<Item = Entry>,
-    later: &[Event],
-    prefix: &str,
-) -> impl Iterator<Item = Entry> {
+/// Returns what the keys under `prefix` that `later` changes were before it.
+pub(crate) fn before(later: &[Event], prefix: &str) -> BTreeMap<Arc<str>, Option<Entry>> {
+    let mut before = BTreeMap::new();
     // The first change of a key after the revision knows what the key was at the revision.
-    let mut before: BTreeMap<Arc<str>, Option<Entry>> = BTreeMap::new();
     for event in later.iter().filter(|event| event.key().starts_with(prefix)) {
         before.entry(event.key().clone()).or_insert_with(|| match &event.change {
             Change::Put { previous, .. } => previous.clone(),
             Change::Delete { previous } => Some(previous.clone()),
         });
     }
+    before
+}
+
+/// Takes back `later`, the changes after the wanted revision in order, from the `current` entries under `prefix`.
+pub(crate) fn rewind(
+    current: impl Iterator<Item = Entry>,
+    later: &[Event],
+    prefix: &str,
+) -> impl Iterator<Item = Entry> {
+    let before = before(later, prefix);
     let mut entries: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
     let mut untouched = Vec::new();
     let changed = !before.is_empty();

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::{Counters, Disk, Slot};
 use super::record::{Expiry, Record};
 use super::stage::{Request, Staged, decide, stage};
-use super::{Options, witness};
+use super::{Options, journal, witness};
 use crate::hub::Hub;
 use crate::{Change, Error, Event, Result, Revision};
 
@@ -34,8 +34,19 @@ const MARK_EVERY: Duration = Duration::from_secs(30);
 const REOPEN: Backoff = Backoff { first: Duration::from_millis(100), ..Backoff::QUICK };
 
 pub(super) enum Command {
-    Write { key: Arc<str>, request: Request, answer: oneshot::Sender<Result<Event>> },
-    Compact { revision: Revision, answer: oneshot::Sender<Result<()>> },
+    Write {
+        key: Arc<str>,
+        request: Request,
+        answer: oneshot::Sender<Result<Event>>,
+    },
+    Compact {
+        revision: Revision,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    /// Gives the journals' room back.
+    Shrink {
+        answer: Option<oneshot::Sender<Result<()>>>,
+    },
 }
 
 /// A write that waits, and who waits for it.
@@ -131,11 +142,12 @@ impl Committer {
             self.reopen();
         }
         let mut writes = Vec::with_capacity(waiting.len());
-        let mut compactions = Vec::new();
+        let (mut compactions, mut shrinks) = (Vec::new(), Vec::new());
         for command in waiting {
             match command {
                 Command::Write { key, request, answer } => writes.push((key, request, answer)),
                 Command::Compact { revision, answer } => compactions.push((revision, answer)),
+                Command::Shrink { answer } => shrinks.push(answer),
             }
         }
         if !writes.is_empty() {
@@ -144,6 +156,15 @@ impl Committer {
         for (revision, answer) in compactions {
             // Whoever asked may have gone away; the work is done all the same.
             let _gone = answer.send(self.compact(revision));
+        }
+        if !shrinks.is_empty() {
+            let outcome = self.shrink();
+            if let Err(error) = &outcome {
+                tracing::warn!(%error, "giving back the room of the store's journals");
+            }
+            for answer in shrinks.into_iter().flatten() {
+                let _gone = answer.send(outcome.as_ref().copied().map_err(Error::duplicate));
+            }
         }
         if self.expires.is_some_and(|time| time <= self.clock.now())
             && let Err(error) = self.expire()
@@ -277,6 +298,25 @@ impl Committer {
         }
     }
 
+    /// Empties the journals once everything in them is in tables: the library gives a journal's room back only
+    /// when it has grown to 64 MB.
+    fn shrink(&mut self) -> Result<()> {
+        let slot = self.slot.clone();
+        // Nothing is written meanwhile: this is the only writer.
+        slot.read(Disk::flush).inspect_err(|_| self.failed = true)?;
+        let renewed = slot.renew(|| {
+            journal::clear(&self.path)
+                .map_err(|error| super::disk::explain(&self.path, &fjall::Error::Io(error)))?;
+            let (disk, counters) = Disk::open(&self.path, &self.options)?;
+            let expected = Counters { revision: self.revision, compacted: self.compacted };
+            if counters != expected {
+                return Err(disk.damaged(&format!("{expected:?} became {counters:?} without its journals")));
+            }
+            Ok(disk)
+        });
+        renewed.inspect_err(|_| self.failed = true)
+    }
+
     /// Says why nothing more may be stored, if so.
     fn full(&self) -> Option<String> {
         let (room, reserve) = (witness::room(&self.path)?, self.options.reserve_bytes);
@@ -368,7 +408,8 @@ impl Committer {
     fn compact_step(&mut self, until: Revision) -> Result<()> {
         let slot = self.slot.clone();
         let disk = slot.disk()?;
-        let mut batch = disk.database.batch();
+        // Synced like every other: of two batches that are not, the first may be torn and the second whole.
+        let mut batch = disk.database.batch().durability(Some(PersistMode::SyncData));
         for guard in disk.log.range((self.compacted + 1).to_be_bytes()..=until.to_be_bytes()) {
             let (key, value) = guard.into_inner().map_err(|error| disk.failed(&error))?;
             let record =

@@ -1,8 +1,10 @@
 //! The database on disk: opening and checking it, and reading from one consistent view of it.
 
 use std::collections::HashSet;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -10,7 +12,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::Options;
 use super::record::{Position, Record};
 use super::witness::{self, Witness};
-use crate::{Change, Entry, Error, Event, Result, Revision};
+use crate::undo;
+use crate::{Change, Entry, Error, Event, Page, Range, Result, Revision};
 
 /// The disk format that this code writes: 2 has `expiry`. It reads format 1, too, which becomes 2.
 pub(super) const FORMAT: u64 = 2;
@@ -21,6 +24,9 @@ const BEGIN: Revision = 1000;
 
 /// With less room than this, tables cannot be written.
 const SCARCE: u64 = 1 << 20;
+
+/// How often a table is looked after that is being written.
+const FLUSHING: Duration = Duration::from_millis(2);
 
 /// How many of the latest records are read when a store is opened.
 const CHECKED: usize = 256;
@@ -43,6 +49,14 @@ pub(super) struct Counters {
     pub(super) compacted: Revision,
 }
 
+/// Where an entry of a page is.
+enum Place {
+    /// In the log.
+    At(Position),
+    /// It has changed since, and this is what it was.
+    Known(Entry),
+}
+
 /// The disk, or why there is none. Each read holds it shared for as long as it lasts; the committer takes it
 /// alone when it opens the database anew.
 pub(super) struct Slot(RwLock<State>);
@@ -53,6 +67,24 @@ enum State {
     Unavailable(String),
     /// Only an operator can help.
     Damaged(String),
+}
+
+impl State {
+    fn of(outcome: Result<Disk>) -> Self {
+        match outcome {
+            Ok(disk) => Self::Open(Box::new(disk)),
+            Err(Error::Damaged(why)) => Self::Damaged(why),
+            Err(other) => Self::Unavailable(other.detail()),
+        }
+    }
+
+    fn error(&self) -> Option<Error> {
+        match self {
+            Self::Open(_) => None,
+            Self::Unavailable(why) => Some(Error::Unavailable(why.clone())),
+            Self::Damaged(why) => Some(Error::Damaged(why.clone())),
+        }
+    }
 }
 
 impl std::fmt::Debug for Slot {
@@ -74,10 +106,8 @@ impl Slot {
     /// Returns the disk for as long as the guard is held.
     pub(super) fn disk(&self) -> Result<parking_lot::MappedRwLockReadGuard<'_, Disk>> {
         let state = self.0.read();
-        match &*state {
-            State::Open(_) => {}
-            State::Unavailable(why) => return Err(Error::Unavailable(why.clone())),
-            State::Damaged(why) => return Err(Error::Damaged(why.clone())),
+        if let Some(error) = state.error() {
+            return Err(error);
         }
         RwLockReadGuard::try_map(state, |state| match state {
             State::Open(disk) => Some(&**disk),
@@ -92,11 +122,15 @@ impl Slot {
     }
 
     pub(super) fn set(&self, outcome: Result<Disk>) {
-        *self.0.write() = match outcome {
-            Ok(disk) => State::Open(Box::new(disk)),
-            Err(Error::Damaged(why)) => State::Damaged(why),
-            Err(other) => State::Unavailable(other.detail()),
-        };
+        *self.0.write() = State::of(outcome);
+    }
+
+    /// Closes the database and opens another in its place. Whoever wants to read meanwhile waits.
+    pub(super) fn renew(&self, open: impl FnOnce() -> Result<Disk>) -> Result<()> {
+        let mut state = self.0.write();
+        *state = State::Unavailable("the store is being opened anew".into());
+        *state = State::of(open());
+        state.error().map_or(Ok(()), Err)
     }
 
     pub(super) fn is_unavailable(&self) -> bool {
@@ -108,6 +142,9 @@ impl Slot {
 pub(super) fn explain(path: &Path, error: &fjall::Error) -> Error {
     let shown = path.display();
     let io = |error: &std::io::Error| {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            return locked(path);
+        }
         let advice = match error.kind() {
             std::io::ErrorKind::StorageFull => "; make room on that disk, the store goes on by itself",
             std::io::ErrorKind::ReadOnlyFilesystem => {
@@ -119,9 +156,7 @@ pub(super) fn explain(path: &Path, error: &fjall::Error) -> Error {
         Error::Unavailable(format!("{shown}: {error}{advice}"))
     };
     match error {
-        fjall::Error::Locked => Error::Unavailable(format!(
-            "{shown} is in use by another process; stop the other control plane first"
-        )),
+        fjall::Error::Locked => locked(path),
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
             // What was cut off ends too early, or holds what nobody wrote.
             match error.kind() {
@@ -145,6 +180,13 @@ pub(super) fn explain(path: &Path, error: &fjall::Error) -> Error {
     }
 }
 
+fn locked(path: &Path) -> Error {
+    Error::Unavailable(format!(
+        "{} is in use by another process; stop the other control plane first",
+        path.display()
+    ))
+}
+
 pub(super) fn damaged(path: &Path, what: &str) -> Error {
     Error::Damaged(format!(
         "{}: {what}; restore a snapshot, or move the directory away to begin with an empty store",
@@ -155,8 +197,18 @@ pub(super) fn damaged(path: &Path, what: &str) -> Error {
 impl Disk {
     /// Opens the database in `path`, creating it when there is none, and checks that it is whole.
     pub(super) fn open(path: &Path, options: &Options) -> Result<(Self, Counters)> {
-        std::fs::create_dir_all(path)
-            .map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))?;
+        if !path.exists() {
+            let made = std::fs::create_dir_all(path).and_then(|()| {
+                // A store whose name is lost is lost as a whole.
+                let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+                std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+            });
+            made.map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))?;
+        }
+        let mended = super::journal::mend(path).map_err(|error| explain(path, &fjall::Error::Io(error)))?;
+        mended.map_err(|(journal, at)| {
+            damaged(path, &format!("{} cannot be read at byte {at}, and writes follow", journal.display()))
+        })?;
         // Damage may make the library panic, which must not look like a fault of ours.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Self::connect(path, options)));
         let disk = opened.map_err(|_| damaged(path, "the database library gave up on what it found"))??;
@@ -178,19 +230,55 @@ impl Disk {
                 .keyspace(name, move || KeyspaceCreateOptions::default().max_memtable_size(memtable))
                 .map_err(explain)
         };
-        Ok(Self {
+        let disk = Self {
             path: path.into(),
             log: keyspace("log")?,
             index: keyspace("index")?,
             meta: keyspace("meta")?,
             expiry: keyspace("expiry")?,
             witness: Witness::open(path)?,
-            database,
-        })
+            database: database.clone(),
+        };
+        // The library syncs what it makes in these, and not their names in here.
+        for directory in [path.join("keyspaces"), path.into()] {
+            let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+            synced.map_err(|error| explain(fjall::Error::Io(error)))?;
+        }
+        Ok(disk)
     }
 
     pub(super) fn keyspaces(&self) -> [&Keyspace; 4] {
         [&self.log, &self.index, &self.meta, &self.expiry]
+    }
+
+    /// Writes what is fresh into tables.
+    ///
+    /// The library's own function for this waits for ever when the table cannot be written.
+    #[expect(clippy::disallowed_methods, reason = "the library tells of no event")]
+    pub(super) fn flush(&self) -> Result<()> {
+        for keyspace in self.keyspaces() {
+            keyspace.rotate_memtable().map_err(|error| self.failed(&error))?;
+            while keyspace.sealed_memtable_count() > 0 {
+                // Says whether the library's thread has failed; there is nothing to wait on.
+                self.database.persist(PersistMode::Buffer).map_err(|error| self.failed(&error))?;
+                std::thread::sleep(FLUSHING);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes every table anew without what was replaced. A table is only made smaller so.
+    pub(super) fn rewrite(&self) -> Result<()> {
+        self.flush()?;
+        self.keyspaces()
+            .into_iter()
+            .try_for_each(Keyspace::major_compact)
+            .map_err(|error| self.failed(&error))
+    }
+
+    /// Returns the bytes that the tables take.
+    pub(super) fn tables(&self) -> u64 {
+        self.keyspaces().into_iter().map(Keyspace::disk_space).sum()
     }
 
     pub(super) fn failed(&self, error: &fjall::Error) -> Error {
@@ -259,6 +347,70 @@ impl Disk {
             self.fits(&String::from_utf8_lossy(&key), position, &record)?;
             Ok(record.into_entry(position.modified))
         })
+    }
+
+    /// Returns a page of what there was before the changes `later`. Reads the records of the page alone.
+    pub(super) fn page(
+        &self,
+        view: &impl Readable,
+        range: &Range,
+        revision: Revision,
+        later: &[Event],
+    ) -> Result<Page> {
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
+        let start = match &range.after {
+            Some(after) if **after >= *range.prefix => Bound::Excluded(after.as_bytes()),
+            _ => Bound::Included(range.prefix.as_bytes()),
+        };
+        let before = undo::before(later, &range.prefix);
+        let mut places: Vec<(Arc<str>, Place)> = Vec::new();
+        let mut remaining = 0;
+        for guard in view.range::<&[u8], _>(&self.index, (start, Bound::Unbounded)) {
+            let (key, position) = guard.into_inner().map_err(|error| self.failed(&error))?;
+            if !key.starts_with(range.prefix.as_bytes()) {
+                break;
+            }
+            let unreadable = || self.damaged("an entry of the index is not readable");
+            let key = std::str::from_utf8(&key).map_err(|_| unreadable())?;
+            if before.contains_key(key) {
+                continue;
+            }
+            // What has changed since may come in between.
+            if places.len() >= limit && before.is_empty() {
+                remaining += 1;
+                continue;
+            }
+            places.push((key.into(), Place::At(Position::decode(&position).ok_or_else(unreadable)?)));
+        }
+        if !before.is_empty() {
+            let after = range.after.as_deref();
+            let known = before.into_iter().filter(|(key, _)| after.is_none_or(|after| **key > *after));
+            places.extend(known.filter_map(|(key, entry)| Some((key, Place::Known(entry?)))));
+            places.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            remaining = places.len().saturating_sub(limit);
+            places.truncate(limit);
+        }
+        Ok(Page { entries: self.read(view, places)?, revision, remaining })
+    }
+
+    /// Reads entries in the order of their revisions, in which they lie: a block of many is unpacked once.
+    fn read(&self, view: &impl Readable, places: Vec<(Arc<str>, Place)>) -> Result<Vec<Entry>> {
+        let mut entries: Vec<(usize, Entry)> = Vec::with_capacity(places.len());
+        let mut positions = Vec::new();
+        for (number, (key, place)) in places.into_iter().enumerate() {
+            match place {
+                Place::Known(entry) => entries.push((number, entry)),
+                Place::At(position) => positions.push((position, number, key)),
+            }
+        }
+        positions.sort_unstable_by_key(|(position, ..)| position.modified);
+        for (position, number, key) in positions {
+            let record = self.record(view, position.modified)?;
+            self.fits(&key, position, &record)?;
+            entries.push((number, record.into_entry(position.modified)));
+        }
+        entries.sort_unstable_by_key(|(number, _)| *number);
+        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
     /// Returns the changes in `(after, until]`.

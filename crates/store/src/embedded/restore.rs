@@ -9,18 +9,21 @@ use super::disk::Disk;
 use super::record::{Position, Record};
 use super::{EmbeddedStore, Options};
 use crate::snapshot::{self, Summary};
-use crate::{Error, Result};
+use crate::{Error, Result, Revision};
 
 /// How many entries go into one batch.
 const BATCH: usize = 1000;
 
 impl EmbeddedStore {
-    /// Makes a store in `path`, where nothing may be yet, of the snapshot that `input` has.
+    /// Makes a store in `path`, where nothing may be yet, of the snapshot that `input` has. What is in there has the
+    /// revisions that it had; the store itself begins at `least` or at the snapshot's revision, whichever is later:
+    /// where a store was before, give a revision after its last one, so that whoever has seen what came after the
+    /// snapshot is told to read again.
     ///
     /// # Errors
     /// [`Error::Refused`] when there is something in `path`, [`Error::Damaged`] when the snapshot is not whole.
     /// Nothing is in `path` then.
-    pub fn restore(path: &Path, input: &mut dyn Read) -> Result<Summary> {
+    pub fn restore(path: &Path, input: &mut dyn Read, least: Revision) -> Result<Summary> {
         let unavailable = |error: std::io::Error| Error::Unavailable(format!("{}: {error}", path.display()));
         match std::fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
             Ok(true) => std::fs::remove_dir(path).map_err(unavailable)?,
@@ -40,7 +43,7 @@ impl EmbeddedStore {
             // Of a restore that was cut off.
             std::fs::remove_dir_all(&building).map_err(unavailable)?;
         }
-        let built = build(&building, input);
+        let built = build(&building, input, least);
         let summary = match built {
             Ok(summary) => summary,
             Err(error) => {
@@ -56,7 +59,7 @@ impl EmbeddedStore {
     }
 }
 
-fn build(path: &Path, input: &mut dyn Read) -> Result<Summary> {
+fn build(path: &Path, input: &mut dyn Read, least: Revision) -> Result<Summary> {
     let (disk, _) = Disk::open(path, &Options::default())?;
     let failed = |error: &fjall::Error| disk.failed(error);
     let mut batch = disk.database.batch();
@@ -76,7 +79,7 @@ fn build(path: &Path, input: &mut dyn Read) -> Result<Summary> {
         }
         Ok(())
     })?;
-    let revision = summary.header.revision.to_be_bytes();
+    let revision = summary.header.revision.max(least).to_be_bytes();
     batch.insert(&disk.meta, "revision", revision);
     batch.insert(&disk.meta, "compacted", revision);
     batch.durability(Some(PersistMode::SyncAll)).commit().map_err(|error| failed(&error))?;

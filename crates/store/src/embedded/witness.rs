@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::journal;
 use crate::{Error, Result, Revision};
 
 /// Remembers the last acknowledged revision outside of the database. The database library takes a damaged end of
@@ -54,6 +55,7 @@ pub(super) fn room(path: &Path) -> Option<u64> {
 /// Writes the journals anew. After a failed fsync the kernel counts pages as clean that never reached the disk:
 /// they can be read, but the next fsync leaves them out. A copy makes them dirty again.
 pub(super) fn rewrite_journals(directory: &Path) -> std::io::Result<()> {
+    let _lock = journal::lock(directory)?;
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "jnl") {

@@ -152,21 +152,23 @@ async fn a_newer_format_is_refused_and_an_older_one_is_taken_over() {
     assert_eq!(all(&open(directory.path()).unwrap()).await.unwrap(), content);
 }
 
-const FULL: &str = "STORE_FULL_DISK";
+pub(crate) const FULL: &str = "STORE_FULL_DISK";
 
-/// Runs `test` of this module again in a mount namespace of its own.
-fn in_namespace(test: &str, directory: &Path, setup: &str) {
+/// Runs a test again in a mount namespace of its own.
+#[expect(clippy::print_stdout, reason = "what the test in there has counted is shown")]
+pub(crate) fn in_namespace(test: &str, directory: &Path, setup: &str) {
     let script = format!("set -e; {setup}; exec \"$0\" \"$@\"");
     let output = Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c", &script])
         .arg(std::env::current_exe().unwrap())
-        .args([&format!("embedded_faults::{test}"), "--exact", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
         .env(FULL, directory)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{errors}");
+    println!("{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,7 +176,7 @@ async fn a_full_disk_is_said_and_survived() {
     let Some(directory) = std::env::var_os(FULL).map(std::path::PathBuf::from) else {
         let directory = tempfile::tempdir().unwrap();
         let mount = format!("mount -t tmpfs -o size=12m none {}", directory.path().display());
-        return in_namespace("a_full_disk_is_said_and_survived", directory.path(), &mount);
+        return in_namespace("embedded_faults::a_full_disk_is_said_and_survived", directory.path(), &mount);
     };
     // With room kept free, and without: then the disk itself refuses.
     for reserve in [2 << 20, 0] {
@@ -242,7 +244,7 @@ async fn a_read_only_disk_is_said() {
         filled(directory.path()).await;
         let path = directory.path().display();
         let mount = format!("mount --bind {path} {path}; mount -o remount,ro,bind {path}");
-        return in_namespace("a_read_only_disk_is_said", directory.path(), &mount);
+        return in_namespace("embedded_faults::a_read_only_disk_is_said", directory.path(), &mount);
     };
     let error = open(&directory).unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");

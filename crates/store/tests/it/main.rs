@@ -4,6 +4,7 @@
 
 mod contract;
 mod crash;
+mod disk;
 mod embedded_faults;
 mod engines;
 mod etcd;
@@ -11,4 +12,7 @@ mod etcd_faults;
 mod history;
 mod kit;
 mod moving;
+mod power;
+mod storms;
 mod suite;
+mod tidying;
