@@ -48,12 +48,16 @@ impl Lab {
     }
 
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.command_in(self.path(), program)
+    }
+
+    fn command_in(&self, directory: &Path, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command
-            .current_dir(self.path())
-            .env("KUBECONFIG", self.path().join("kubeconfig"))
+            .current_dir(directory)
+            .env("KUBECONFIG", directory.join("kubeconfig"))
             .env("CLUSTER_STATE_DIR", self.path().join("state"))
-            .env("HOME", self.path())
+            .env("HOME", directory)
             .env_remove("XDG_STATE_HOME");
         command
     }
@@ -73,16 +77,23 @@ impl Lab {
 
     /// Runs a shell line with `kubectl` (the `version` under test: newest or oldest) and `cluster` in the path.
     pub(crate) fn shell(&self, version: &str, line: &str) -> Ran {
+        self.shell_in(self.path(), version, line)
+    }
+
+    /// The same in another directory, whose file `kubeconfig` says how the cluster is reached.
+    pub(crate) fn shell_in(&self, directory: &Path, version: &str, line: &str) -> Ran {
         // No client may hang: what takes longer than this has failed.
-        let mut command = self.command("timeout");
+        let mut command = self.command_in(directory, "timeout");
+        let clients = fixtures().join("clients");
+        let own = [version, "python", "javascript"].map(|client| clients.join(client).display().to_string());
         let executable = Path::new(env!("CARGO_BIN_EXE_cluster"));
         let path = format!(
             "{}:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            fixtures().join("clients").join(version).display(),
+            own.join(":"),
             executable.parent().unwrap().display(),
         );
         let seconds = (self.patience.as_secs() + 30).to_string();
-        command.args([seconds.as_str(), "sh", "-c", line]).env("PATH", path);
+        command.args([seconds.as_str(), "bash", "-c", line]).env("PATH", path).stdin(Stdio::null());
         Ran::of(&mut command)
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail them")]
 
 mod artifacts;
+mod clients;
 mod images;
 mod lab;
 mod life;

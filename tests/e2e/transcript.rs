@@ -9,14 +9,16 @@
 //! ```
 //! Runs of blanks count as one. `{age}`, `{ip}`, `{port}`, `{suffix}` and `{any}` match what their names
 //! say; `{name=ip}` also keeps the text as `name`, and `{=name}` stands for what was kept, in commands and
-//! in expected lines. `{newest: text}` and `{oldest: text}` begin lines that one client version prints.
+//! in expected lines. `{from}` matches the namespace that newer versions of kubectl add to what they deleted, or
+//! nothing. `{newest: text}` and `{oldest: text}` are lines that one client version prints; from a line `@newest` or
+//! `@oldest` on, up to `@all`, the steps are that version's alone.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Ran};
 
 struct Step {
     line_number: usize,
@@ -27,26 +29,43 @@ struct Step {
 
 /// Runs a transcript with one client version.
 pub(crate) fn run(lab: &Lab, version: &str, name: &str, text: &str) {
-    let mut kept = BTreeMap::from([("net".to_owned(), lab.net.clone())]);
+    let known = BTreeMap::from([("net".to_owned(), lab.net.clone())]);
+    let shell = |line: &str| lab.shell(version, line);
+    check(&shell, lab.patience, version, name, text, known).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// Runs a transcript by `shell`, with what is `known` by name, and says what was not as it shows.
+pub(crate) fn check(
+    shell: &dyn Fn(&str) -> Ran,
+    patience: Duration,
+    version: &str,
+    name: &str,
+    text: &str,
+    known: BTreeMap<String, String>,
+) -> Result<(), String> {
+    let mut kept = known;
     for step in parse(text, version) {
         let started = Instant::now();
         loop {
             let command = fill(&step.command, &kept);
-            let ran = lab.shell(version, &command);
+            let ran = shell(&command);
             match compare(&step.expected, &ran.text, &kept) {
                 Ok(found) => {
                     kept.extend(found);
                     break;
                 }
-                Err(difference) if !step.until || started.elapsed() > lab.patience => panic!(
-                    "{name}:{} with the {version} kubectl: $ {command}\n{difference}\n--- it printed:\n{}",
-                    step.line_number, ran.text
-                ),
+                Err(difference) if !step.until || started.elapsed() > patience => {
+                    return Err(format!(
+                        "{name}:{} with the {version} clients: $ {command}\n{difference}\n--- it printed:\n{}",
+                        step.line_number, ran.text
+                    ));
+                }
                 // Asking again at once would only take the processor from what we wait for.
                 Err(_) => wait(Duration::from_millis(100)),
             }
         }
     }
+    Ok(())
 }
 
 #[expect(
@@ -59,8 +78,12 @@ fn wait(duration: Duration) {
 
 fn parse(text: &str, version: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
+    let mut skipped = false;
     for (index, line) in text.lines().enumerate() {
-        if line.starts_with('#') {
+        if let Some(only) = line.strip_prefix('@') {
+            skipped = only != "all" && only != version;
+        }
+        if skipped || line.starts_with(['#', '@']) {
             continue;
         }
         if let Some(command) = line.strip_prefix("$ ").or(line.strip_prefix("~ ")) {
@@ -82,12 +105,13 @@ fn parse(text: &str, version: &str) -> Vec<Step> {
     steps
 }
 
-fn fill(text: &str, kept: &BTreeMap<String, String>) -> String {
+/// Puts what is kept in its places.
+pub(crate) fn fill(text: &str, kept: &BTreeMap<String, String>) -> String {
     kept.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{={name}}}"), value))
 }
 
 fn pattern(line: &str, kept: &BTreeMap<String, String>) -> Regex {
-    let placeholder = Regex::new(r"\{(?:(\w+)=)?(age|ip|port|suffix|any)\}").unwrap();
+    let placeholder = Regex::new(r"\{(?:(\w+)=)?(age|ip|port|suffix|from|any)\}").unwrap();
     let line = fill(line, kept);
     let mut regex = String::from("^");
     let mut end = 0;
@@ -99,6 +123,7 @@ fn pattern(line: &str, kept: &BTreeMap<String, String>) -> Regex {
             "ip" => r"\d+\.\d+\.\d+\.\d+",
             "port" => r"\d+",
             "suffix" => "[a-z0-9]+",
+            "from" => r"(?: from \S+ namespace)?",
             _ => ".*?",
         };
         match found.get(1) {
@@ -163,4 +188,18 @@ fn a_transcript_matches_blanks_placeholders_and_kept_values() {
     for wrong in [&["NAME AGE"][..], &["NAME AGE", "redis {age}", "..."], &["nginx {age}", "..."]] {
         assert!(compare(&lines(wrong), printed, &kept).is_err(), "{wrong:?}");
     }
+}
+
+#[test]
+fn steps_and_lines_of_another_version_are_left_out() {
+    let text = "$ a\none\n{newest: new}\n{oldest: old}\n@newest\n$ b\ntwo\n@all\n$ c\n";
+    let steps = |version: &str| {
+        let steps = parse(text, version).into_iter();
+        steps.map(|step| (step.command, step.expected.join(","))).collect::<Vec<_>>()
+    };
+    let own = |steps: &[(&str, &str)]| {
+        steps.iter().map(|(command, lines)| ((*command).to_owned(), (*lines).to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(steps("newest"), own(&[("a", "one,new"), ("b", "two"), ("c", "")]));
+    assert_eq!(steps("oldest"), own(&[("a", "one,old"), ("c", "")]));
 }

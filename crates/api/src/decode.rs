@@ -116,6 +116,11 @@ impl Walk {
                 self.path.pop();
                 emptied |= is_left_out_when_empty(property, value);
             } else {
+                // Upstream tells of them in the order in which they stand: a field before those of its followers.
+                self.path.push(Step::Field(name.clone()));
+                let text = format!("unknown field {}", quote(&self.strict_path()));
+                self.unknown.push(text);
+                self.path.pop();
                 unknown.push(name.clone());
             }
         }
@@ -126,10 +131,6 @@ impl Walk {
         }
         for name in unknown {
             map.remove(&name);
-            self.path.push(Step::Field(name));
-            let text = format!("unknown field {}", quote(&self.strict_path()));
-            self.unknown.push(text);
-            self.path.pop();
         }
         Ok(())
     }
@@ -337,13 +338,14 @@ mod tests {
     #[test]
     fn fields_that_a_kind_does_not_have_are_found_and_dropped() {
         let kind = builtin().of("v1", "Pod").unwrap();
-        let mut object = pod(json!({"foo": 1, "containers": [{"name": "a", "imag": "x"}], "nodeName": null}));
+        let mut object =
+            pod(json!({"bar": 1, "containers": [{"name": "a", "imag": "x"}], "foo": 1, "nodeName": null}));
         object["extra"] = json!({});
         let problems = decode(kind, &mut object).unwrap();
         assert_eq!(
             strict_error(kind, &problems).message,
-            "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \
-             \"spec.containers[0].imag\", unknown field \"spec.foo\", unknown field \"extra\""
+            "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"extra\", \
+             unknown field \"spec.bar\", unknown field \"spec.containers[0].imag\", unknown field \"spec.foo\""
         );
         assert_eq!(object, pod(json!({"containers": [{"name": "a"}]})));
     }

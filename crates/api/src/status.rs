@@ -431,6 +431,12 @@ impl Status {
             .retry_after(retry_after_seconds)
     }
 
+    /// 422 for a request that is well formed and does not fit what is there, in upstream's words: they do not say why.
+    #[must_use]
+    pub fn unprocessable() -> Self {
+        Self::new(422, Reason::Invalid, "the server rejected our request due to an error in our request")
+    }
+
     /// Something in the server failed.
     #[must_use]
     pub fn internal(why: impl std::fmt::Display) -> Self {

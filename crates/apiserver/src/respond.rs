@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::protobuf::Encoder;
-use api::registry::Kind;
+use api::registry::{Kind, Table};
 use api::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
@@ -69,11 +69,16 @@ impl View {
 
     /// Answers with one object in the version of this view.
     pub(crate) fn value(&self, code: StatusCode, object: Value) -> Response<Body> {
+        self.value_in(code, object, &self.kind.table)
+    }
+
+    /// Answers with an object that another kind's table shows, such as a `Scale`.
+    pub(crate) fn value_in(&self, code: StatusCode, object: Value, table: &Table) -> Response<Body> {
         let shown = match self.form.shape {
             Shape::Native => object,
             Shape::Table(version) => {
                 let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-                self.table(version, &[object], meta, true)
+                self.table_of(table, version, &[object], meta, true)
             }
             Shape::Partial(version) => partial(object, version),
         };
@@ -130,6 +135,10 @@ impl View {
 
     /// Makes a table of objects; `columns` says whether their definitions are wanted.
     pub(crate) fn table(&self, version: &str, objects: &[Value], meta: Value, columns: bool) -> Value {
+        self.table_of(&self.kind.table, version, objects, meta, columns)
+    }
+
+    fn table_of(&self, table: &Table, version: &str, objects: &[Value], meta: Value, columns: bool) -> Value {
         let rows: Vec<Value> = objects
             .iter()
             .map(|object| {
@@ -138,11 +147,11 @@ impl View {
                     Include::Metadata => partial(object.clone(), version),
                     Include::Object => object.clone(),
                 };
-                json!({"cells": self.kind.table.row(object, self.now), "object": shown})
+                json!({"cells": table.row(object, self.now), "object": shown})
             })
             .collect();
         let columns: Option<Vec<Value>> =
-            columns.then(|| self.kind.table.columns.iter().map(api::registry::Column::to_value).collect());
+            columns.then(|| table.columns.iter().map(api::registry::Column::to_value).collect());
         json!({
             "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": meta,
             "columnDefinitions": columns, "rows": rows,

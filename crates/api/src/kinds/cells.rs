@@ -17,12 +17,12 @@ pub(super) const IMAGES: Column = Column::wide("Images", "The images of the cont
 pub(super) const SELECTOR: Column = Column::wide("Selector", "The labels that select the pods.");
 
 /// The cell of the object's name.
-pub(super) fn name(object: &Value) -> Value {
+pub(crate) fn name(object: &Value) -> Value {
     meta::name(object).into()
 }
 
 /// The cell of the object's age.
-pub(super) fn age(object: &Value, now: Timestamp) -> Value {
+pub(crate) fn age(object: &Value, now: Timestamp) -> Value {
     time::age(text(object, "metadata.creationTimestamp"), now).into()
 }
 

@@ -9,6 +9,13 @@ use crate::value::{int, keep, list, object, set, text};
 /// Completes the descriptor of `CertificateSigningRequest`.
 pub(super) fn signing_request(kind: &mut Kind) {
     kind.strategy = Strategy {
+        // Signers grant by who asked, so that nobody but the server may say who that was.
+        created_by: Some(|request, user| {
+            let Some(spec) = object(request, "spec") else { return };
+            for key in ["username", "uid", "groups", "extra"] {
+                keep(spec, user, key);
+            }
+        }),
         prepare_update: |_, new, old, part| {
             let sent = std::mem::replace(new, old.clone());
             let meta = sent["metadata"].clone();

@@ -7,7 +7,7 @@ mod admission;
 mod apps;
 mod autoscaling;
 mod batch;
-mod cells;
+pub(crate) mod cells;
 mod certificate;
 mod check;
 mod config;

@@ -4,10 +4,12 @@
 //! merge must know of a type (which lists merge, and by which key) comes in through [`Schema`]. Nothing here
 //! knows of storage or HTTP. Server-side apply lives in `crate::apply`.
 
+mod dialect;
 mod facts;
 mod json;
 mod strategic;
 
+pub use dialect::{converter_text, go_text};
 pub use facts::schema_of;
 pub use json::{json_patch, merge_patch};
 pub use strategic::strategic_merge;

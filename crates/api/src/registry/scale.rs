@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
+use super::{AGE, Column, NAME, Table};
 use crate::field::{Errors, Path};
+use crate::kinds::cells;
 use crate::selector::Selector;
 use crate::{meta, value};
 
@@ -26,6 +28,26 @@ impl ScalePaths {
         status: Cow::Borrowed("status.replicas"),
         selector: Some(Cow::Borrowed("spec.selector")),
     };
+
+    /// Returns the table of `Scale`.
+    #[must_use]
+    pub fn table() -> Table {
+        let columns = vec![
+            NAME,
+            Column::number("Desired", "How many replicas are wanted."),
+            Column::number("Available", "How many replicas there are."),
+            AGE,
+        ];
+        Table::new(columns, |scale, now| {
+            let number = |path: &str| Value::from(value::int(scale, path).unwrap_or(0));
+            vec![
+                cells::name(scale),
+                number("spec.replicas"),
+                number("status.replicas"),
+                cells::age(scale, now),
+            ]
+        })
+    }
 
     /// Returns the `Scale` of an object.
     #[must_use]

@@ -19,6 +19,8 @@ pub struct Strategy {
     pub default: fn(&Kind, &mut Value),
     /// Cleans a new object: what only the server may set is removed or set.
     pub prepare_create: fn(&Kind, &mut Value),
+    /// Writes into a new object who made it; the second value is a `UserInfo`. For kinds that keep it.
+    pub created_by: Option<fn(&mut Value, &Value)>,
     /// Makes the object to store of what was sent for a part of the old one.
     pub prepare_update: fn(&Kind, &mut Value, &Value, Part<'_>),
     /// Checks a new object; metadata is checked already.
@@ -47,6 +49,7 @@ impl Strategy {
         decode: crate::decode::decode,
         default: |_, _| {},
         prepare_create: drop_status,
+        created_by: None,
         prepare_update: keep_other_parts,
         validate: |_, _, _| {},
         validate_update: |kind, new, _, part, errors| {

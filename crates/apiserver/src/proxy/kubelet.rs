@@ -214,7 +214,7 @@ pub(super) async fn run(
     }
     query.extend(asked.all("command").map(|word| ("command", word.to_owned())));
     let path = path(&[what, resource.namespace(), name, &container], &query);
-    checked(resource.call.server.forward().send(request, &dial, &path).await?).await
+    upgraded(resource.call.server.forward().send(request, &dial, &path).await?).await
 }
 
 /// Serves `pods/portforward`.
@@ -229,7 +229,7 @@ pub(super) async fn port_forward(
     let ports: Vec<(&str, String)> =
         resource.call.query.all("ports").map(|ports| ("ports", ports.to_owned())).collect();
     let path = path(&["portForward", resource.namespace(), name], &ports);
-    checked(resource.call.server.forward().send(request, &dial, &path).await?).await
+    upgraded(resource.call.server.forward().send(request, &dial, &path).await?).await
 }
 
 /// Returns how the node of a `nodes/proxy` call is reached.
@@ -252,6 +252,15 @@ pub(super) async fn node_proxy(resource: &Resource) -> Result<Dial, Status> {
         dial.set_port(port);
     }
     Ok(dial)
+}
+
+/// Passes on what a node agent answers to an upgrade. Its refusal goes to the client word by word, as upstream's
+/// does: kubectl puts "unable to upgrade connection" before it. Only a refusal of this server is not the client's.
+async fn upgraded(response: Response<Body>) -> Result<Response<Body>, Status> {
+    if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return checked(response).await;
+    }
+    Ok(response)
 }
 
 /// Turns a node agent's refusal into the `Status` that it means.

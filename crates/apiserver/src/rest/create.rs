@@ -83,6 +83,9 @@ impl Resource {
             let name = api::meta::name(&object).to_owned();
             let write = Write { name: &name, generated: false, ..write };
             self.kind.prepare_create(&mut object);
+            if let Some(created_by) = self.kind.strategy.created_by {
+                created_by(&mut object, &self.call.user.to_value());
+            }
             let guard = self.allocate(&mut object, None, true).await?;
             self.check_escalation(&object, None)?;
             self.kind.validate_create(&object)?;

@@ -81,8 +81,8 @@ impl Cursor {
 impl ListOptions {
     /// Reads the options; `watch` says which rules apply.
     pub(crate) fn parse(query: &Query, watch: bool) -> Result<Self, Status> {
-        let labels = Selector::parse(query.get("labelSelector").unwrap_or_default())
-            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+        let labels =
+            Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
             .map_err(Status::bad_request)?;
         let text = |key: &str| query.get(key).filter(|value| !value.is_empty());

@@ -138,7 +138,8 @@ impl Resource {
 
     fn answer_scale(&self, paths: &ScalePaths, object: &Object) -> Result<Response<Body>, Status> {
         let view = self.view()?;
-        Ok(view.encode(StatusCode::OK, &paths.of(&self.shown(object.value()))))
+        let scale = paths.of(&self.shown(object.value()));
+        Ok(view.value_in(StatusCode::OK, scale, &ScalePaths::table()))
     }
 
     async fn update_scale(&self, body: &Bytes) -> Result<Response<Body>, Status> {

@@ -79,7 +79,7 @@ impl Resource {
         let name = self.target.name.clone();
         let change = |old: &Value| {
             let mut new = self.apply_patch(&patch, old)?;
-            self.check_patched(&mut new, old, &options)?;
+            self.check_patched(&mut new, old, &patch, &options)?;
             if api::meta::name(&new) != name {
                 let mut errors = Errors::new();
                 let path = Path::new("metadata").child("name");
@@ -93,7 +93,13 @@ impl Resource {
     }
 
     /// Checks that a patched object is still one of this kind. It is the patch that is at fault if it is not.
-    fn check_patched(&self, new: &mut Value, old: &Value, options: &WriteOptions) -> Result<(), Status> {
+    fn check_patched(
+        &self,
+        new: &mut Value,
+        old: &Value,
+        patch: &Patch,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
         let kept = ["apiVersion", "kind"].iter().all(|key| new[key] == old[key]);
         let checked = if kept && new["metadata"].is_object() {
             self.check_fields(new, &self.kind, Vec::new(), options)
@@ -111,7 +117,13 @@ impl Resource {
                 "{0} in version {1:?} cannot be handled as a {0}: ",
                 self.kind.kind, self.kind.version
             ));
-            errors.invalid(&Path::new("patch"), new.to_string(), message.to_owned());
+            let path = Path::new("patch");
+            match patch {
+                Patch::Strategic(sent, _) => {
+                    errors.invalid(&path, patch::go_text(sent), patch::converter_text(message));
+                }
+                _ => errors.invalid(&path, new.to_string(), message.to_owned()),
+            }
             Status::invalid("", "", "", &errors)
         })
     }
@@ -207,7 +219,10 @@ impl Resource {
         patched.map(|()| new).map_err(|error| match error {
             patch::Error::Malformed(why) => Status::bad_request(why),
             patch::Error::TooLarge(why) => Status::new(413, Reason::RequestEntityTooLarge, why),
-            other => Status::new(422, Reason::Invalid, other.to_string()),
+            other => {
+                tracing::debug!(error = %other, "a patch does not fit its object");
+                Status::unprocessable()
+            }
         })
     }
 }

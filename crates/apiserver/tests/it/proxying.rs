@@ -84,6 +84,9 @@ async fn agent(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, 
         let text = "container \"waiting\" in pod \"p\" is waiting to start: ContainerCreating";
         return Ok(answer(400, text.into()));
     }
+    if path.starts_with("/exec/default/p/waiting") {
+        return Ok(answer(500, "container not found (\"waiting\")".into()));
+    }
     if path == "/stats/summary" {
         let time = "2026-11-22T20:00:00Z";
         let used = |cpu: u64, memory: u64| json!({"cpu": {"time": time, "usageNanoCores": cpu}, "memory": {"time": time, "workingSetBytes": memory}});
@@ -191,6 +194,10 @@ async fn logs_and_node_paths_come_from_the_node_agent() {
         assert_eq!((code.as_u16(), &status["reason"]), (400, &json!("BadRequest")), "{answer}");
         assert!(status["message"].as_str().unwrap().contains(text), "{answer}");
     }
+    // kubectl shows the body of a refused upgrade as it is.
+    let exec = format!("{DEFAULT}/pods/p/exec?container=waiting&command=ls");
+    let (code, answer) = lab.ask("POST", &exec, &Value::Null).await;
+    assert_eq!((code.as_u16(), answer.as_str()), (500, "container not found (\"waiting\")"));
     let path = lab.send("GET", "/api/v1/nodes/n1/proxy/some/path?x=1", &Value::Null).await;
     assert_eq!(path, "GET /some/path?x=1");
     let (code, answer) = lab.ask("GET", &format!("{DEFAULT}/services/kubernetes/proxy/"), &Value::Null).await;

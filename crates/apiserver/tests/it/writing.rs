@@ -138,6 +138,12 @@ async fn scale_is_a_view_of_the_replicas() {
     assert_eq!(answer.json()["spec"]["replicas"], 5, "{}", answer.text);
     let stale = kit.send("PUT", &format!("{uri}/web/scale"), &put, &wanted.to_string()).await;
     assert_eq!(stale.code, 409, "{}", stale.text);
+    let table = ["Accept: application/json;as=Table;g=meta.k8s.io;v=v1"];
+    let table = kit.send("GET", &format!("{uri}/web/scale"), &table, "").await.json();
+    let names: Vec<_> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["Name", "Desired", "Available", "Age"], "{table}");
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(5), json!(0)]);
     let merge = ["Content-Type: application/merge-patch+json"];
     let patched = kit.send("PATCH", &format!("{uri}/web/scale"), &merge, r#"{"spec":{"replicas":1}}"#).await;
     assert_eq!(patched.json()["spec"]["replicas"], 1, "{}", patched.text);
@@ -246,4 +252,66 @@ async fn documents_and_discovery_are_there_in_every_form() {
         }
     }
     assert_eq!(kit.send("GET", "/api/v1/nodes", &["Accept: text/html"], "").await.code, 406);
+}
+
+#[tokio::test]
+async fn a_patch_that_does_not_fit_is_refused_in_the_words_of_its_language() {
+    let kit = kit().await;
+    let uri = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    create(&kit, uri, &deployment).await;
+    for (language, patch, code, text) in [
+        (
+            "strategic-merge-patch",
+            r#"{"spec":{"replicas":"many"}}"#,
+            422,
+            r#"patch: Invalid value: "map[spec:map[replicas:many]]": unrecognized type: int32"#,
+        ),
+        (
+            "merge-patch",
+            r#"{"spec":{"replicas":"many"}}"#,
+            422,
+            "cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (
+            "json-patch",
+            r#"[{"op":"test","path":"/spec/replicas","value":7}]"#,
+            422,
+            "the server rejected our request due to an error in our request",
+        ),
+        (
+            "json-patch",
+            r#"[{"op":"remove","path":"/spec/none"}]"#,
+            422,
+            "the server rejected our request due to an error in our request",
+        ),
+    ] {
+        let kind = format!("Content-Type: application/{language}+json");
+        let answer = kit.send("PATCH", &format!("{uri}/web"), &[&kind], patch).await;
+        assert_eq!(answer.code, code, "{language}: {}", answer.text);
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.ends_with(text), "{language}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_signing_request_says_who_made_it_and_nobody_else_can() {
+    let kit = kit().await;
+    let uri = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let params = rcgen::CertificateParams::default();
+    let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    let sent = json!({"metadata": {"name": "a"}, "spec": {"request": request, "signerName": "example.com/one",
+        "usages": ["client auth"], "username": "somebody", "groups": ["system:masters"], "uid": "1",
+        "extra": {"a": ["b"]}}});
+    let made = kit.post(uri, &sent).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let me = kit.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &review).await.json();
+    let (spec, me) = (&made.json()["spec"], &me["status"]["userInfo"]);
+    for key in ["username", "uid", "groups", "extra"] {
+        assert_eq!(spec.get(key), me.get(key), "{key}");
+    }
+    assert_ne!(spec["username"], "somebody");
 }

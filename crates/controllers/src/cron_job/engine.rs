@@ -153,7 +153,11 @@ impl Engine {
                         status.last_successful_time = completed;
                     }
                 }
-                (None, None) => active.push(reference(job)),
+                (None, None) => {
+                    let message =
+                        format!("Saw a job that the controller did not create or forgot: {}", name(&**job));
+                    self.recorder.event(cron, EventType::Warning, "UnexpectedJob", message);
+                }
                 _ => {}
             }
         }
@@ -261,7 +265,16 @@ impl Engine {
                 self.recorder.event(cron, EventType::Normal, "SuccessfulCreate", message);
             }
             // It was made before, and the status was not written then.
-            Err(error) if code(&error) == 409 => {}
+            Err(error) if code(&error) == 409 => {
+                let name = job.metadata.name.as_deref().unwrap_or_default();
+                if let Some(made) = self.context.api::<Job>(&key.namespace).get_opt(name).await?
+                    && job::finished(&made).is_none()
+                    && controller_of(&made)
+                        .is_some_and(|owner| Some(&owner.uid) == cron.metadata.uid.as_ref())
+                {
+                    status.active.get_or_insert_default().push(reference(&made));
+                }
+            }
             Err(error) => {
                 let message = format!("Error creating job: {}", error_text(&error));
                 self.recorder.event(cron, EventType::Warning, "FailedCreate", message);

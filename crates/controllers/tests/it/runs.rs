@@ -52,6 +52,29 @@ async fn a_cron_job_runs_what_is_due() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_made_by_hand_of_a_cron_job_is_not_its_own() {
+    let kit = kit::start().await;
+    let template = job("x", "slow", json!({}));
+    let cron = json!({"metadata": {"name": "never"}, "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": template["spec"]}}});
+    kit.create::<CronJob>(cron).await;
+    let cron = kit.api::<CronJob>().get("never").await.unwrap();
+    let mut by_hand = job("by-hand", "slow", json!({}));
+    by_hand["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "never",
+        "uid": cron.metadata.uid, "controller": true}]);
+    kit.create::<Job>(by_hand).await;
+    kit.wait_list::<k8s_openapi::api::core::v1::Event>("the warning", "", |events| {
+        events.iter().any(|event| {
+            event.reason.as_deref() == Some("UnexpectedJob")
+                && event.message.as_deref()
+                    == Some("Saw a job that the controller did not create or forgot: by-hand")
+        })
+    })
+    .await;
+    let active = kit.api::<CronJob>().get("never").await.unwrap().status.and_then(|status| status.active);
+    assert_eq!(active, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_set_runs_on_every_node_and_rolls() {
     let kit = kit::start().await;
     let spec = |image: &str| {

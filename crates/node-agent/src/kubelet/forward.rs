@@ -37,12 +37,7 @@ pub(super) async fn answer(
         .as_ref()
         .filter(|_| snapshot.view.sandbox_ready())
         .map(|sandbox| sandbox.id.clone())
-        .ok_or_else(|| {
-            (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("unable to upgrade connection: pod {pod:?} is not running"),
-            )
-        })?;
+        .ok_or_else(|| (StatusCode::INTERNAL_SERVER_ERROR, format!("pod {pod:?} is not running")))?;
     let ports = ports(query)?;
     let websocket: Vec<&str> = std::iter::once(TUNNEL).chain(CHANNELS.iter().copied()).collect();
     let agreed = upgrade::agree(request.headers(), &[SPDY], &websocket)?;

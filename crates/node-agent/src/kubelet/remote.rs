@@ -149,7 +149,7 @@ fn running(agent: &Agent, namespace: &str, pod: &str, container: &str) -> Result
         .filter(|one| one.state == ContainerState::Running)
         .map(|one| one.id.clone())
         .ok_or_else(|| {
-            let reason = format!("unable to upgrade connection: container not found ({container:?})");
+            let reason = format!("container not found ({container:?})");
             (StatusCode::INTERNAL_SERVER_ERROR, reason)
         })
 }

@@ -173,6 +173,11 @@ fn container(inputs: &Inputs<'_>, container: &Container, has_init: bool, init: b
             ContainerState::Running => (running_state(one), before(view.previous(name))),
             ContainerState::Exited => match failure.filter(|_| !inputs.ended) {
                 Some(waiting) => (waiting_state(&waiting.reason, &waiting.message), before(Some(one))),
+                // What is never started again has just been started and has ended before its start was over: that
+                // is to come, and must not make a failed pod of one whose container still seems to wait.
+                None if starting && spec(inputs.pod).restart_policy.as_deref() == Some("Never") => {
+                    (default_waiting(), before(view.previous(name)))
+                }
                 None if starting => (default_waiting(), before(Some(one))),
                 None => (terminated_state(one, memory), before(view.previous(name))),
             },
@@ -578,6 +583,25 @@ mod tests {
             let found = status(spec, &view(containers), &Memory::default());
             assert_eq!(found.phase.as_deref(), Some(expected), "{policy}");
         }
+    }
+
+    #[test]
+    fn a_pod_fails_only_when_its_container_shows_how() {
+        let spec = |policy: &str| serde_json::json!({"restartPolicy": policy, "containers": [{"name": "a"}]});
+        let starting = Memory { starting: Some("a".into()), ..Memory::default() };
+        // The process is gone before the agent knows that it was started.
+        let found = status(spec("Never"), &view(vec![exited("a", 0, 128, 99)]), &starting);
+        assert_eq!(found.phase.as_deref(), Some("Pending"));
+        let one = &found.container_statuses.as_ref().unwrap()[0];
+        assert!(one.state.as_ref().unwrap().waiting.is_some());
+        assert_eq!(one.last_state.as_ref().and_then(|state| state.terminated.as_ref()), None);
+        let found = status(spec("Never"), &view(vec![exited("a", 0, 128, 99)]), &Memory::default());
+        assert_eq!(found.phase.as_deref(), Some("Failed"));
+        assert!(terminated(&found.container_statuses.unwrap()[0]).is_some());
+        // What is started again shows how it ended the last time.
+        let found = status(spec("Always"), &view(vec![exited("a", 0, 1, 99)]), &starting);
+        assert_eq!(found.phase.as_deref(), Some("Running"));
+        assert!(found.container_statuses.unwrap()[0].last_state.as_ref().unwrap().terminated.is_some());
     }
 
     #[test]
