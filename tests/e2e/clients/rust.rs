@@ -40,7 +40,8 @@ async fn all(kubeconfig: &Path) -> Result<()> {
     timely("the informer", informer(&client)).await?;
     timely("server-side apply", applying(&client)).await?;
     timely("a finalizer", finalizing(&client)).await?;
-    timely("exec and port-forward", streams(&client)).await
+    timely("exec", exec(&client)).await?;
+    timely("port-forward", port_forward(&client)).await
 }
 
 async fn timely(what: &str, step: impl Future<Output = Result<()>>) -> Result<()> {
@@ -152,8 +153,8 @@ async fn finalizing(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// A command in a pod, with its exit code, and a request through a forwarded port.
-async fn streams(client: &Client) -> Result<()> {
+/// A command in a pod: what it reads, what it says on both streams, and its exit code.
+async fn exec(client: &Client) -> Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {
         "terminationGracePeriodSeconds": 1,
@@ -176,12 +177,22 @@ async fn streams(client: &Client) -> Result<()> {
     let status = status.await.context("no status came")?;
     let code = status.details.and_then(|details| details.causes?.into_iter().next()?.message);
     ensure!(code.as_deref() == Some("3"), "{code:?}");
+    Ok(())
+}
 
+/// A request through a forwarded port.
+async fn port_forward(client: &Client) -> Result<()> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let mut forward = api.portforward("web", &[80]).await?;
     let mut stream = forward.take_stream(80).context("no stream")?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
+    while !answer.contains("</html>") {
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part).await?;
+        ensure!(count > 0, "the stream ended after {answer:?}");
+        answer += std::str::from_utf8(&part[..count])?;
+    }
     ensure!(answer.starts_with("HTTP/1.1 200") && answer.contains("Welcome to nginx!"), "{answer}");
     api.delete("web", &DeleteParams::default()).await?;
     Ok(())

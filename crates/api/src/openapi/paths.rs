@@ -32,6 +32,8 @@ pub(super) struct Operation {
     pub(super) id: String,
     /// Whether a strategic merge patch is understood.
     pub(super) builtin: bool,
+    /// Whether a deletion answers with the object.
+    pub(super) returns_deleted: bool,
 }
 
 /// A path and its operations.
@@ -147,6 +149,7 @@ fn operation(kind: &Kind, action: Action, definition: Option<&'static str>, sub:
         definition,
         id: format!("{verb}{}{namespaced}{}{sub}", camel(kind), kind.kind),
         builtin: kind.definition.is_some(),
+        returns_deleted: kind.strategy.returns_deleted,
     }
 }
 
@@ -249,7 +252,7 @@ impl Operation {
         match self.action {
             Action::List => self.definition.map(|name| format!("{name}List")),
             Action::DeleteCollection => Some("apimachinery.pkg.apis.meta.v1.Status".into()),
-            Action::Delete if self.kind != "Pod" => Some("apimachinery.pkg.apis.meta.v1.Status".into()),
+            Action::Delete if !self.returns_deleted => Some("apimachinery.pkg.apis.meta.v1.Status".into()),
             Action::Connect(_) => None,
             _ => self.definition.map(str::to_owned),
         }

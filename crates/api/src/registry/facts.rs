@@ -67,6 +67,27 @@ const CATEGORIES: &[(&str, &str, &[&str])] = &[
     ("api-extensions", "apiregistration.k8s.io", &["apiservices"]),
 ];
 
+/// Kinds of which a deletion answers with the object: (group, plurals). Clients decode what their documents say.
+const RETURNS_DELETED: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "pods",
+            "podtemplates",
+            "resourcequotas",
+            "serviceaccounts",
+            "services",
+        ],
+    ),
+    ("resource.k8s.io", &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"]),
+    (
+        "storage.k8s.io",
+        &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"],
+    ),
+];
+
 /// The order of groups in discovery: short names that several groups use go to the first.
 const GROUPS: &[&str] = &[
     "",
@@ -141,6 +162,8 @@ fn kind(line: &'static str) -> Option<Kind> {
         extension: None,
     };
     kinds::describe(&mut kind);
+    kind.strategy.returns_deleted =
+        RETURNS_DELETED.iter().any(|(known, plurals)| *known == group && plurals.contains(&plural));
     Some(kind)
 }
 

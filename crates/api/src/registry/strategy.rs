@@ -37,6 +37,8 @@ pub struct Strategy {
     pub from_storage: fn(&Kind, &mut Value),
     /// Whether `metadata.generation` counts the changes of the desired state.
     pub generation: bool,
+    /// Whether deleting an object at once answers with the object, not with a `Status`.
+    pub returns_deleted: bool,
     /// Whether an update of an object that does not exist creates it.
     pub create_on_update: bool,
     /// Whether an update without a resource version is taken for one of the current object.
@@ -62,6 +64,7 @@ impl Strategy {
         to_storage: |_, _| {},
         from_storage: |_, _| {},
         generation: false,
+        returns_deleted: false,
         create_on_update: false,
         unconditional_update: true,
     };

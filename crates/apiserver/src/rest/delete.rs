@@ -46,12 +46,15 @@ impl Resource {
         let options = self.delete_options(body)?;
         let view = self.view()?;
         match self.delete_object(&self.key(), &options).await? {
+            Deleted::Later(object) => Ok(view.object(StatusCode::OK, &*self.present_one(object).await?)),
+            Deleted::Gone(object) if self.kind.strategy.returns_deleted => {
+                Ok(view.object(StatusCode::OK, &*self.present_one(object).await?))
+            }
             Deleted::Gone(object) => {
                 let uid = &object.facts.uid;
                 let answer = status::success(self.kind.resource(), object.name(), uid);
                 Ok(view.encode(StatusCode::OK, &answer))
             }
-            Deleted::Later(object) => Ok(view.object(StatusCode::OK, &*self.present_one(object).await?)),
         }
     }
 

@@ -315,3 +315,17 @@ async fn a_signing_request_says_who_made_it_and_nobody_else_can() {
     }
     assert_ne!(spec["username"], "somebody");
 }
+
+#[tokio::test]
+async fn a_deletion_answers_with_what_the_documents_say() {
+    let kit = kit().await;
+    for (uri, kind) in [
+        ("/api/v1/namespaces/default/serviceaccounts", "ServiceAccount"),
+        ("/api/v1/namespaces/default/configmaps", "Status"),
+    ] {
+        create(&kit, uri, &json!({"metadata": {"name": "a"}})).await;
+        let gone = kit.send("DELETE", &format!("{uri}/a"), &[], "").await;
+        assert_eq!((gone.code.as_u16(), &gone.json()["kind"]), (200, &json!(kind)), "{}", gone.text);
+        assert_eq!(kit.get(&format!("{uri}/a")).await.code, 404);
+    }
+}

@@ -160,6 +160,10 @@ fn container(inputs: &Inputs<'_>, container: &Container, has_init: bool, init: b
     {
         return known.clone();
     }
+    // What is never started again and has ended does not wait. While it is being started it has not ended: a pod
+    // fails only when its container shows how.
+    let policy = inputs.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+    let once = policy == Some("Never") && !is_sidecar(container);
     let (state, last) = match latest {
         None => match (failure, old.filter(|_| inputs.ended || memory.verdict.is_some())) {
             (_, Some(old)) if old.state.as_ref().is_some_and(|state| state.running.is_some()) => {
@@ -171,13 +175,9 @@ fn container(inputs: &Inputs<'_>, container: &Container, has_init: bool, init: b
         Some(one) => match one.state {
             ContainerState::Running if starting => (default_waiting(), before(view.previous(name))),
             ContainerState::Running => (running_state(one), before(view.previous(name))),
-            ContainerState::Exited => match failure.filter(|_| !inputs.ended) {
+            ContainerState::Exited => match failure.filter(|_| !inputs.ended && !once) {
                 Some(waiting) => (waiting_state(&waiting.reason, &waiting.message), before(Some(one))),
-                // What is never started again has just been started and has ended before its start was over: that
-                // is to come, and must not make a failed pod of one whose container still seems to wait.
-                None if starting && spec(inputs.pod).restart_policy.as_deref() == Some("Never") => {
-                    (default_waiting(), before(view.previous(name)))
-                }
+                None if starting && once => (default_waiting(), before(view.previous(name))),
                 None if starting => (default_waiting(), before(Some(one))),
                 None => (terminated_state(one, memory), before(view.previous(name))),
             },
@@ -596,6 +596,13 @@ mod tests {
         assert!(one.state.as_ref().unwrap().waiting.is_some());
         assert_eq!(one.last_state.as_ref().and_then(|state| state.terminated.as_ref()), None);
         let found = status(spec("Never"), &view(vec![exited("a", 0, 128, 99)]), &Memory::default());
+        assert_eq!(found.phase.as_deref(), Some("Failed"));
+        assert!(terminated(&found.container_statuses.unwrap()[0]).is_some());
+        // It could not be started: it has ended all the same.
+        let mut refused = Memory::default();
+        refused.container("a").failure =
+            Some(Waiting { reason: "RunContainerError".into(), message: "no such file".into() });
+        let found = status(spec("Never"), &view(vec![exited("a", 0, 128, 99)]), &refused);
         assert_eq!(found.phase.as_deref(), Some("Failed"));
         assert!(terminated(&found.container_statuses.unwrap()[0]).is_some());
         // What is started again shows how it ended the last time.
