@@ -34,8 +34,8 @@ async fn a_placed_pod_ends_in_its_own_time() {
     account(&kit).await;
     let pods = format!("{DEFAULT}/pods");
     create(&kit, &pods, &pod("unplaced")).await;
-    let (code, status) = delete(&kit, &format!("{pods}/unplaced"), &json!({})).await;
-    assert_eq!((code, &status["kind"], &status["details"]["kind"]), (200, &json!("Status"), &json!("pods")));
+    let (code, gone) = delete(&kit, &format!("{pods}/unplaced"), &json!({})).await;
+    assert_eq!((code, &gone["kind"], &gone["metadata"]["name"]), (200, &json!("Pod"), &json!("unplaced")));
     assert_eq!(kit.get(&format!("{pods}/unplaced")).await.code, 404);
 
     create(&kit, &pods, &pod("placed")).await;
@@ -54,7 +54,7 @@ async fn a_placed_pod_ends_in_its_own_time() {
     let wrong = json!({"preconditions": {"uid": "not-this-one"}, "gracePeriodSeconds": 0});
     assert_eq!(delete(&kit, &format!("{pods}/placed"), &wrong).await.0, 409);
     let (code, gone) = delete(&kit, &format!("{pods}/placed"), &json!({"gracePeriodSeconds": 0})).await;
-    assert_eq!((code, &gone["status"]), (200, &json!("Success")));
+    assert_eq!((code, &gone["kind"]), (200, &json!("Pod")));
     assert_eq!(kit.get(&format!("{pods}/placed")).await.code, 404);
 }
 
