@@ -107,7 +107,16 @@ pub(crate) fn emulators(machine: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Kills with SIGKILL. A process that has gone by itself is none that is left.
+/// Kills with SIGKILL and waits for the end. A process that has gone by itself is none that is left.
 pub(crate) fn kill_nine(pid: i32) {
+    let Some(number) = rustix::process::Pid::from_raw(pid) else { return };
+    // Opened before the signal: the number may be another process's afterwards.
+    let Ok(process) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()) else {
+        return;
+    };
     let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    // The first process of a node ends after all the others of it.
+    let mut ends = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+    let deadline = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut ends, Some(&deadline)), Ok(1), "process {pid} outlives SIGKILL");
 }
