@@ -30,7 +30,7 @@ fn open(directory: &Path) -> store::Result<EmbeddedStore> {
 }
 
 #[test]
-#[ignore = "finds pictures that do not open yet: `Invalid argument` from a table or version file, in about one of 60"]
+#[ignore = "sometimes a picture does not open: `Invalid argument`, whose cause is not known yet: docs/STATUS.md"]
 fn what_was_acknowledged_survives_a_power_cut() {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         return write(directory.as_ref());
