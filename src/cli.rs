@@ -149,6 +149,16 @@ pub(crate) struct Upgrade {
     pub(crate) wait: u64,
 }
 
+/// Which machine leaves, and what becomes of its pods
+#[derive(Debug, Args)]
+pub(crate) struct Leaving {
+    /// The machine, such as w2 or m2, or its address
+    pub(crate) machine: String,
+    /// End pods that no controller makes again
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 /// Change the machines of a cluster that runs
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
@@ -162,11 +172,8 @@ pub(crate) enum Node {
     },
     /// Move the pods of a worker elsewhere and take it away
     Remove {
-        /// The machine, such as w2, or its address
-        machine: String,
-        /// End pods that no controller makes again
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        leaving: Leaving,
         /// How many seconds its pods may take to be gone
         #[arg(long, default_value_t = 120, value_name = "SECONDS")]
         wait: u64,
@@ -183,21 +190,15 @@ pub(crate) enum Master {
     },
     /// Take a master away, whether it runs or not
     Remove {
-        /// The machine, such as m2, or its address
-        machine: String,
-        /// End pods that no controller makes again
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        leaving: Leaving,
         #[command(flatten)]
         up: Completion,
     },
     /// Take a master away and add another one
     Replace {
-        /// The machine, such as m2, or its address
-        machine: String,
-        /// End pods that no controller makes again
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        leaving: Leaving,
         #[command(flatten)]
         up: Completion,
     },

@@ -35,17 +35,17 @@ pub(super) async fn run(session: &Session<'_>, action: &cli::Master) -> Result<(
     }
     match action {
         cli::Master::Add { up } => add(session, &plan, &state, up).await,
-        cli::Master::Remove { machine, force, up } => {
-            remove(session, &plan, &state, (machine.as_str(), *force), up).await
-        }
-        cli::Master::Replace { machine, force, up } => {
+        cli::Master::Remove { leaving, up } => remove(session, &plan, &state, leaving, up).await,
+        cli::Master::Replace { leaving, up } => {
+            // Who is named wrongly must not cost a master more or less.
+            find_master(&plan, &leaving.machine)?;
             if plan.spec.masters.count == 1 {
                 add(session, &plan, &state, up).await?;
                 let (plan, state) = session.existing()?;
-                return remove(session, &plan, &state, (machine.as_str(), *force), up).await;
+                return remove(session, &plan, &state, leaving, up).await;
             }
             // First the one that goes: a member that is lost counts for the majority as long as it belongs.
-            remove(session, &plan, &state, (machine.as_str(), *force), up).await?;
+            remove(session, &plan, &state, leaving, up).await?;
             let (plan, state) = session.existing()?;
             add(session, &plan, &state, up).await
         }
@@ -126,19 +126,25 @@ fn with_one_more(before: &ClusterSpec) -> Result<ClusterSpec> {
     }
 }
 
-async fn remove(
-    session: &Session<'_>,
-    before: &Plan,
-    state: &State,
-    (name, force): (&str, bool),
-    completion: &cli::Completion,
-) -> Result<()> {
-    let ui = session.ui;
-    let machine = find_machine(before, name)?;
+/// Returns the master that a name or an address says.
+fn find_master<'p>(plan: &'p Plan, name: &str) -> Result<&'p Machine> {
+    let machine = find_machine(plan, name)?;
     if machine.role != Role::Master {
         return Err(Error::user(format!("{} is no master", machine.name))
             .hint(format!("`cluster node remove {}`", machine.name)));
     }
+    Ok(machine)
+}
+
+async fn remove(
+    session: &Session<'_>,
+    before: &Plan,
+    state: &State,
+    leaving: &cli::Leaving,
+    completion: &cli::Completion,
+) -> Result<()> {
+    let ui = session.ui;
+    let machine = find_master(before, &leaving.machine)?;
     if before.spec.masters.count == 1 {
         return Err(Error::user(format!("{} is the only master", machine.name))
             .hint("`cluster master add` first, or `cluster down` for the whole cluster"));
@@ -152,7 +158,7 @@ async fn remove(
     ui.begin("drain", &format!("moving the pods of {}", machine.name));
     if provider.power(machine).await? == Power::Running {
         let was = drain::cordon(&client, &address, true).await?;
-        let bare = if force { Bare::End } else { Bare::Refuse };
+        let bare = if leaving.force { Bare::End } else { Bare::Refuse };
         if let Err(error) = drain::evict(&client, &address, bare, deadline).await {
             drain::cordon(&client, &address, was).await?;
             return Err(error);
@@ -195,6 +201,16 @@ async fn remove(
 mod tests {
     use super::*;
     use crate::spec::{check, parse};
+
+    #[test]
+    fn only_a_master_is_taken_for_one() {
+        let plan = plan(&check(&parse("masters: { count: 3 }").unwrap()).unwrap());
+        for name in ["m2", "172.17.4.102"] {
+            assert_eq!(find_master(&plan, name).unwrap().name, "m2");
+        }
+        assert_eq!(find_master(&plan, "w1").unwrap_err().line(), "w1 is no master");
+        assert!(find_master(&plan, "m9").is_err());
+    }
 
     #[test]
     fn another_master_has_a_place_of_its_own_and_joins() {

@@ -18,9 +18,7 @@ use crate::state::State;
 pub(super) async fn run(session: &Session<'_>, action: &cli::Node) -> Result<()> {
     match action {
         cli::Node::Add { count, up } => add(session, *count, up).await,
-        cli::Node::Remove { machine, force, wait } => {
-            remove(session, machine, *force, Duration::from_secs(*wait)).await
-        }
+        cli::Node::Remove { leaving, wait } => remove(session, leaving, Duration::from_secs(*wait)).await,
     }
 }
 
@@ -40,10 +38,10 @@ async fn add(session: &Session<'_>, more: u32, completion: &cli::Completion) -> 
     up::bring(session, &spec, &state, completion).await
 }
 
-async fn remove(session: &Session<'_>, name: &str, force: bool, patience: Duration) -> Result<()> {
+async fn remove(session: &Session<'_>, leaving: &cli::Leaving, patience: Duration) -> Result<()> {
     let (plan, state) = session.existing()?;
     let ui = session.ui;
-    let machine = find_machine(&plan, name)?;
+    let machine = find_machine(&plan, &leaving.machine)?;
     if machine.role == Role::Master {
         return Err(Error::user(format!("{} is a master", machine.name))
             .hint(format!("`cluster master remove {}` where there are several", machine.name)));
@@ -53,7 +51,7 @@ async fn remove(session: &Session<'_>, name: &str, force: bool, patience: Durati
     let node = machine.address.to_string();
     ui.begin("drain", &format!("moving the pods of {}", machine.name));
     let client = admin(&state).await?;
-    let bare = if force { Bare::End } else { Bare::Refuse };
+    let bare = if leaving.force { Bare::End } else { Bare::Refuse };
     drain::cordon(&client, &node, true).await?;
     if let Err(error) = drain::evict(&client, &node, bare, deadline).await {
         // Bad luck changes nothing: the node goes on as before.

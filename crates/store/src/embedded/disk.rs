@@ -25,8 +25,9 @@ const BEGIN: Revision = 1000;
 /// With less room than this, tables cannot be written.
 const SCARCE: u64 = 1 << 20;
 
-/// How often a table is looked after that is being written.
+/// How often a table is looked after that is being written, and how many times: five minutes and more.
 const FLUSHING: Duration = Duration::from_millis(2);
+const FLUSHES: u32 = 150_000;
 
 /// How many of the latest records are read when a store is opened.
 const CHECKED: usize = 256;
@@ -258,7 +259,16 @@ impl Disk {
     pub(super) fn flush(&self) -> Result<()> {
         for keyspace in self.keyspaces() {
             keyspace.rotate_memtable().map_err(|error| self.failed(&error))?;
+            let mut looks = 0;
             while keyspace.sealed_memtable_count() > 0 {
+                looks += 1;
+                if looks > FLUSHES {
+                    let left = keyspace.sealed_memtable_count();
+                    return Err(Error::Unavailable(format!(
+                        "{}: {left} tables are not written after minutes; look for disk errors in the kernel's log",
+                        self.path.display()
+                    )));
+                }
                 // Says whether the library's thread has failed; there is nothing to wait on.
                 self.database.persist(PersistMode::Buffer).map_err(|error| self.failed(&error))?;
                 std::thread::sleep(FLUSHING);
